@@ -1,0 +1,60 @@
+# Every target first builds the environment in .venv, where it is missing or older than what it is built from.
+# Packages come from requirements.lock alone, each with its hash; no model hub is ever asked.
+.DELETE_ON_ERROR:
+.PHONY: help repro figures test lint env lock
+
+UV := $(if $(shell uv --version 2>/dev/null),uv,.uv/bin/uv)
+PRIVATE_UV := $(filter .uv/bin/uv,$(UV))
+PYTHON := >=3.11,<3.14
+ENV := .venv/.complete
+# The environment holds absolute paths: in a folder that was moved or copied it is stale too.
+ifneq ($(shell cat $(ENV) 2>/dev/null),$(CURDIR))
+.PHONY: $(ENV)
+endif
+
+export HF_HUB_OFFLINE := 1
+export DVC_NO_ANALYTICS := 1
+export UV_PYTHON_DOWNLOADS := never
+DVC = PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/dvc
+# A source archive has no .git, and DVC wants to be told.
+ALLOW_NO_GIT = test -e .git || $(DVC) config --local core.no_scm true
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /  make \1 \t/p' Makefile | expand -t 18
+
+repro: $(ENV) ## build the mini profile: weights, targets, features, decoded images, tables, figures
+	@$(ALLOW_NO_GIT)
+	$(DVC) repro mini
+
+figures: $(ENV) ## draw again the figures whose code or data changed
+	@$(ALLOW_NO_GIT)
+	$(DVC) repro --glob 'figure*'
+
+test: $(ENV) ## run the tests
+	.venv/bin/python -m pytest
+
+lint: $(ENV) ## check code and format
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+env: $(ENV) ## build the environment alone
+
+lock: | $(PRIVATE_UV) ## resolve the dependencies of pyproject.toml into requirements.lock
+	$(UV) pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes -q \
+	    -o requirements.lock
+
+# The last line marks it complete: an environment whose build was interrupted is built anew.
+$(ENV): requirements.lock pyproject.toml | $(PRIVATE_UV)
+	@rm -f $@ && rm -rf .venv
+	@$(UV) python find '$(PYTHON)' >/dev/null 2>&1 || \
+	    { echo "make: no Python 3.11, 3.12 or 3.13 found: install one and put it on PATH" >&2; exit 1; }
+	$(UV) venv -q --python '$(PYTHON)' .venv
+	$(UV) pip install --python .venv --require-hashes --build-constraints requirements.lock -r requirements.lock
+	$(UV) pip install -q --python .venv --no-deps --no-build-isolation -e .
+	@echo '$(CURDIR)' > $@
+
+.uv/bin/uv:
+	@rm -rf .uv .uv.part
+	python3 -m venv .uv.part
+	.uv.part/bin/python -m pip install -q uv==0.13.9
+	@mv .uv.part .uv

@@ -1,0 +1,43 @@
+# The stages of dvc.yaml as Snakemake rules of the same names, to run them in parallel or on a cluster:
+# `snakemake -c 2 mini` builds what `dvc repro mini` builds, `snakemake -c 2` every stage.
+# After a build, `dvc commit -f` records it in DVC; after `dvc repro` or `dvc checkout`, `snakemake --touch` here.
+from pathlib import Path
+
+from dvc.repo import Repo
+
+repo = Repo(".")
+root = Path(repo.root_dir)
+stages = [stage for stage in repo.index.stages if Path(stage.path) == root / "dvc.yaml"]
+made = [Path(out.fs_path) for stage in stages for out in stage.outs]
+
+
+def inputs(dependency):
+    """The stages' outputs that overlap the dependency; where there are none, its own file or files."""
+    path = Path(dependency.fs_path)
+    overlapping = [out for out in made if out.is_relative_to(path) or path.is_relative_to(out)]
+    files = repo.dvcignore.find(repo.fs, str(path)) if path.is_dir() else [path]
+    return [Path(file).relative_to(root) for file in overlapping or sorted(files)]
+
+
+def output(out):
+    """A folder's path ends in a slash in dvc.yaml."""
+    path = Path(out.fs_path).relative_to(root)
+    return directory(path) if out.def_path.endswith("/") else path
+
+
+rule all:
+    input: [path.relative_to(root) for path in made],
+
+
+for stage in stages:
+    meta = {"threads": 1, **(stage.meta or {})}
+    rule:
+        name: stage.name
+        input: [path for dep in stage.deps if dep not in stage.params for path in inputs(dep)],
+        output: [output(out) for out in stage.outs],
+        params:
+            cmd=lambda wildcards, cmd=stage.cmd: cmd if isinstance(cmd, str) else "\n".join(cmd),
+            parameters=[param.read_params() for param in stage.params],
+        threads: meta.pop("threads")
+        resources: **meta,
+        shell: "{params.cmd}"

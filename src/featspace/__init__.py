@@ -1,0 +1,1 @@
+"""Decodes a user-specified feature of any vision network back into images, and measures the match."""

@@ -1,0 +1,162 @@
+"""Any vision network as a differentiable function from images in [0, 1] to features."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from featspace.errors import FeatspaceError, UsageError
+from featspace.networks import Network, one_line, suggest
+from featspace.weights import PICKLES, check_folder
+
+FAMILIES = {
+    "timm": "timm:<model>[.<tag>]",
+    "open_clip": "open_clip:<model>/<tag>",
+    "torchvision": "torchvision:<model>/<WEIGHTS>",
+    "transformers": "transformers:<repo>",
+}
+
+
+class Encoder(nn.Module):
+    """A frozen network with its preprocessing, for the features of targets and for guidance alike.
+
+    The feature is raw, not normalised: what the classifier is given (timm, torchvision), the image embedding
+    (open_clip, and CLIP and SigLIP of transformers), the class token (DINOv2 of transformers).
+
+    Attributes:
+        network: the name it was loaded by.
+        dim: size of the feature.
+        input_size: (height, width) in pixels that images are brought to.
+        has_text, has_classifier: whether `encode_text` and `classify` can be used.
+    """
+
+    def __init__(self, name: str, network: Network) -> None:
+        super().__init__()
+        self.network, self.dim = name, network.dim
+        self.model, self.preprocess = network.model, network.preprocess
+        self._feature, self._logits, self._text = network.feature, network.logits, network.text
+        self.requires_grad_(False).eval()
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        return self.preprocess.crop
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean that is subtracted from images in [0, 1], shape (1, 3, 1, 1)."""
+        return self.preprocess.mean
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviation that images are divided by, shape (1, 3, 1, 1)."""
+        return self.preprocess.std
+
+    @property
+    def has_text(self) -> bool:
+        return self._text is not None
+
+    @property
+    def has_classifier(self) -> bool:
+        return self._logits is not None
+
+    def train(self, mode: bool = True) -> Encoder:
+        """Always stays in evaluation mode: an image's feature does not depend on the batch."""
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (N, dim) in float32 of images (N, 3, H, W) in [0, 1] of any size, differentiable.
+
+        Computed in the precision of the parameters, also under autocast.
+        """
+        with torch.autocast(images.device.type, enabled=False):
+            return self._feature(self.model, self._inputs(images)).float()
+
+    def classify(self, images: Tensor) -> Tensor:
+        """Logits (N, classes) in float32 of images as for `forward`.
+
+        Raises FeatspaceError if the network has no classifier.
+        """
+        if self._logits is None:
+            raise FeatspaceError(f"{self.network}: has no classifier; name a network that has one")
+        with torch.autocast(images.device.type, enabled=False):
+            return self._logits(self.model, self._inputs(images)).float()
+
+    @torch.no_grad()
+    def encode_text(self, texts: list[str]) -> Tensor:
+        """Features (N, dim) in float32 of texts, cut at the network's context length.
+
+        Raises FeatspaceError if the network has no text tower, or its tokenizer is missing.
+        """
+        if self._text is None:
+            raise FeatspaceError(f"{self.network}: has no text tower; name a CLIP or SigLIP network")
+        with torch.autocast(next(self.parameters()).device.type, enabled=False):
+            return self._text(self.model, texts).float()
+
+    def _inputs(self, images: Tensor) -> Tensor:
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"images of shape {tuple(images.shape)}, expected (N, 3, H, W)")
+        return self.preprocess(images.to(next(self.model.parameters()).dtype))
+
+
+def load_encoder(network: str, root: Path = Path()) -> Encoder:
+    """Loads a network on the CPU in single precision.
+
+    Args:
+        network: `timm:<model>[.<tag>]`, `open_clip:<model>/<tag>`, `torchvision:<model>/<WEIGHTS>`,
+            `transformers:<repo>` (CLIP, SigLIP, DINOv2), or a folder in the layout of timm, open_clip or
+            transformers, which is verified by `weights.check_folder` and read without network access.
+        root: folder that a relative folder is relative to.
+
+    Raises UsageError for an unknown network, and FeatspaceError if weights are missing, altered, pickled, do
+    not fit or cannot be fetched.
+    """
+    family, colon, name = network.partition(":")
+    folder = root / network
+    if colon and family in FAMILIES and not folder.is_dir():
+        return Encoder(network, importlib.import_module(f"featspace.networks.{family}").load(name))
+    if colon and not folder.exists():
+        raise UsageError(f"{network}: no such kind of network{suggest(family, FAMILIES)}; {_choices()}")
+    return Encoder(network, _load_folder(folder))
+
+
+def _load_folder(folder: Path) -> Network:
+    if folder.suffix.lower() in PICKLES and folder.is_file():
+        raise FeatspaceError(f"{folder}: a pickle, which can run code when loaded; {_choices()}")
+    if not folder.is_dir():
+        beside = [path.name for path in folder.parent.iterdir()] if folder.parent.is_dir() else []
+        raise UsageError(f"{folder}: no such folder{suggest(folder.name, beside)}; {_choices()}")
+    check_folder(folder)
+    if (folder / "open_clip_config.json").is_file():
+        config = _read(folder / "open_clip_config.json")
+        library, file = "open_clip", "open_clip_model.safetensors"
+    else:
+        config = _read(folder / "config.json")
+        library, file = "timm" if "architecture" in config else "transformers", "model.safetensors"
+        if not {"architecture", "model_type"} & config.keys():
+            where = folder / "config.json"
+            raise FeatspaceError(f"{where}: has neither architecture (timm) nor model_type (transformers)")
+    if not (folder / file).is_file():
+        raise FeatspaceError(f"{folder / file}: the weight file is missing; get it again")
+    return importlib.import_module(f"featspace.networks.{library}").load_folder(folder, config)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        wanted = "config.json (timm, transformers) or open_clip_config.json"
+        raise FeatspaceError(f"{path.parent}: not the folder of a network, as it has no {wanted}") from error
+    except (OSError, ValueError) as error:
+        raise FeatspaceError(f"{path}: cannot be read as JSON ({one_line(error)}); get it again") from error
+    if not isinstance(config, dict):
+        raise FeatspaceError(f"{path}: is not the description of a network; get it again")
+    return config
+
+
+def _choices() -> str:
+    return f"name a folder, or {', '.join(FAMILIES.values())}"

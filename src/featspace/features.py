@@ -1,0 +1,73 @@
+"""Features of the targets: what the decoder gets to see of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from featspace.errors import FeatspaceError
+from featspace.files import atomic_file
+from featspace.images import read_image, to_tensor
+from featspace.targets import read_targets
+
+if TYPE_CHECKING:
+    from featspace.encoders import Encoder
+
+
+@torch.no_grad()
+def run_features(encoder: Encoder, targets: Path, out: Path) -> None:
+    """Writes the encoder's raw features of a folder of targets: one tensor (dim,), float32, a target id.
+
+    Captions are left out if the encoder has no text tower. The file's metadata names the encoder. Raises
+    FeatspaceError if a photo cannot be read or a feature is not finite.
+    """
+    device = next(encoder.parameters()).device
+    features: dict[str, torch.Tensor] = {}
+    for target in read_targets(targets):  # one by one, so that no feature depends on which others there are
+        if target.kind == "photo":
+            image = to_tensor(read_image(Path(targets) / f"{target.id}.png"))
+            features[target.id] = encoder(image[None].to(device))[0]
+        elif encoder.has_text:
+            features[target.id] = encoder.encode_text([target.text])[0]
+    if not features:
+        raise FeatspaceError(f"{targets}: only captions, but {encoder.network} has no text tower")
+    features = {name: feature.float().cpu().contiguous() for name, feature in features.items()}
+    for name, feature in features.items():
+        if not torch.isfinite(feature).all():
+            raise FeatspaceError(f"{encoder.network}: its feature of {name} is not finite; check its weights")
+    with atomic_file(out) as partial:  # one metadata entry only: safetensors writes several in random order
+        partial.write_bytes(save(features, metadata={"encoder": encoder.network}))
+
+
+def read_features(path: Path, dim: int | None = None) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Features by target id, each (D,) float32, and the file's metadata (`encoder`: the network's name).
+
+    Raises FeatspaceError if the file is missing, damaged or empty, or if a feature is not a vector of `dim`
+    (by default: of one common size) finite floating-point numbers.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FeatspaceError(f"{path}: no such file of features; write it with `featspace features`")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            features = {name: file.get_tensor(name) for name in sorted(file.keys())}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise FeatspaceError(f"{path}: not a whole safetensors file ({error}); write it anew") from error
+    if not features:
+        raise FeatspaceError(f"{path}: holds no feature; write it anew with `featspace features`")
+    for name, feature in features.items():
+        if feature.ndim != 1 or not feature.is_floating_point():
+            found = f"{feature.dtype} of shape {list(feature.shape)}"
+            raise FeatspaceError(f"{path}: {name} is {found}; a feature is a vector of floats")
+        dim = feature.numel() if dim is None else dim
+        if feature.numel() != dim:
+            found = f"{feature.numel()} dimensions, not {dim}"
+            raise FeatspaceError(f"{path}: {name} has {found}: is it of another encoder?")
+        if not torch.isfinite(feature).all():
+            raise FeatspaceError(f"{path}: {name} holds NaN or infinite numbers; write it anew")
+    return {name: feature.float() for name, feature in features.items()}, metadata

@@ -1,0 +1,71 @@
+"""open_clip: the features are the image and text embeddings, not normalised."""
+
+from __future__ import annotations
+
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import open_clip
+from huggingface_hub import hf_hub_download
+from torch import Tensor
+
+from featspace.errors import FeatspaceError, UsageError
+from featspace.networks import Network, cached_or_fetched, explained, suggest
+from featspace.preprocessing import from_open_clip
+
+
+def load(name: str) -> Network:
+    """`<model>/<tag>` with weights from the hub. Raises UsageError for an unknown one, FeatspaceError."""
+    source = f"open_clip:{name}"
+    model_name, _, tag = name.partition("/")
+    if model_name not in open_clip.list_models():
+        close = suggest(model_name, open_clip.list_models())
+        raise UsageError(f"{source}: open_clip has no model {model_name!r}{close}")
+    tags = open_clip.list_pretrained_tags_by_model(model_name)
+    if tag not in tags:
+        missing = f"no weights {tag!r}" if tag else "the weights are named after a slash"
+        raise UsageError(f"{source}: {missing}; its tags are {', '.join(tags) or 'none'}")
+    config = open_clip.get_pretrained_cfg(model_name, tag)
+    repo, _, file = config.get("hf_hub", "").rpartition("/")
+    if not repo:
+        raise FeatspaceError(f"{source}: published only as a pickle, which can run code when it is loaded")
+    file = str(Path(file or "open_clip_model").with_suffix(".safetensors"))
+    return _network(
+        source,
+        model_name,
+        pretrained=cached_or_fetched(source, partial(hf_hub_download, repo, file)),
+        # What belongs to a tag, open_clip leaves out when it is given the weights as a file, and even given
+        # the tag it only warns of a wrong activation.
+        force_quick_gelu=config.get("quick_gelu", False),
+        force_preprocess_cfg=config,
+    )
+
+
+def load_folder(folder: Path, config: dict[str, Any]) -> Network:
+    """A folder with open_clip_config.json (`config`) and open_clip_model.safetensors."""
+    if "hf_model_name" in config.get("model_cfg", {}).get("text_cfg", {}):
+        advice = "use open_clip:<model>/<tag>"
+        raise FeatspaceError(f"{folder}: its text tower is described on the hub, not here; {advice}")
+    return _network(folder, f"local-dir:{folder}")
+
+
+def _network(source: str | Path, name: str, **options: Any) -> Network:
+    with explained(source):
+        model = open_clip.create_model(name, require_pretrained=True, **options)
+        dim = open_clip.get_model_config(name)["embed_dim"]
+        preprocess = from_open_clip(model.visual.preprocess_cfg)
+
+    @cache
+    def tokenizer() -> Any:  # when the first text comes, as not every folder has what it needs
+        with explained(source):
+            return open_clip.get_tokenizer(name)
+
+    def text(model: Any, texts: list[str]) -> Tensor:
+        return model.encode_text(tokenizer()(texts).to(next(model.parameters()).device))
+
+    return Network(model, preprocess, dim, _feature, text=text)
+
+
+def _feature(model: Any, inputs: Tensor) -> Tensor:
+    return model.encode_image(inputs)

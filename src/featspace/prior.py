@@ -1,0 +1,42 @@
+"""The latent diffusion prior: a Stable-Diffusion-shaped pipeline folder as four functions."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+
+
+class Prior:
+    """Noise prediction, image decoding and encoding of a latent diffusion model, with one prompt.
+
+    Latents are scaled as the UNet takes them: (N, C, h, w), roughly of unit variance. Images are in [−1, 1].
+    """
+
+    def __init__(self, unet: UNet2DConditionModel, vae: AutoencoderKL, prompt: torch.Tensor, scheduler):
+        """`prompt` is the text encoder's last hidden state of the prompt, (1, L, D); `scheduler` any of diffusers'."""
+        self.unet, self.vae, self.prompt = unet, vae, prompt
+        self.prediction_type = scheduler.config.prediction_type
+        betas = scheduler.betas.double()
+        self.alpha_bars = torch.cumprod(1 - betas, 0)
+        """ᾱ of each training timestep, (T,) float64."""
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        size = self.unet.config.sample_size
+        return self.unet.config.in_channels, size, size
+
+    def predict_noise(self, z: torch.Tensor, t: int) -> torch.Tensor:
+        """ε_θ(z_t, t, c), from whatever the UNet was trained to predict (ε or v)."""
+        out = self.unet(z, t, self.prompt.expand(len(z), -1, -1)).sample
+        if self.prediction_type == "v_prediction":
+            alpha_bar = float(self.alpha_bars[t])
+            return alpha_bar**0.5 * out + (1 - alpha_bar) ** 0.5 * z
+        return out
+
+    def decode(self, z: torch.Tensor) -> torch.Tensor:
+        """Images (N, 3, H, W) in about [−1, 1] of scaled latents."""
+        return self.vae.decode(z / self.vae.config.scaling_factor).sample
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Scaled latents (posterior means) of images (N, 3, H, W) in [−1, 1]."""
+        return self.vae.encode(images).latent_dist.mean * self.vae.config.scaling_factor

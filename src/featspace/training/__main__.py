@@ -1,0 +1,54 @@
+"""`python -m featspace.training NAME …`: trains one of the small models; run by the stages of training/dvc.yaml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+
+from featspace.errors import FeatspaceError, UsageError
+
+MODELS = ("vae", "resnet", "vit", "judge", "clip", "prior")
+
+
+def train(name: str, params: Path = Path("params.yaml"), photographs: Path = Path("photographs"),
+          checkpoints: Path = Path("checkpoints"), curves: Path = Path("curves"), vae: Path = Path("checkpoints/vae"),
+          out: Path | None = None) -> None:
+    """Trains NAME (vae, resnet, vit, judge, clip or prior) by its recipe and writes its folder to OUT.
+
+    An interrupted run goes on from its checkpoint. The prior needs the trained autoencoder (--vae).
+    """
+    from featspace.training import classifier, clip, prior
+    from featspace.training import vae as autoencoder
+
+    if name not in MODELS:
+        raise UsageError(f"{name}: no such model; choose one of {', '.join(MODELS)}")
+    kinds = {"vae": autoencoder.VAERecipe, "clip": clip.CLIPRecipe, "prior": prior.PriorRecipe}
+    recipes = YAML(typ="safe").load(params.read_text())
+    try:
+        recipe = kinds.get(name, classifier.ClassifierRecipe)(**recipes[name])
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(str(part) for part in problem["loc"])
+        raise UsageError(f"{params}: {name}.{key} is {problem['input']}: {problem['msg']}") from None
+    checkpoint, curve, out = checkpoints / f"{name}.pt", curves / f"{name}.csv", out or checkpoints / name
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    curve.parent.mkdir(parents=True, exist_ok=True)
+    if name == "vae":
+        autoencoder.run(recipe, photographs, checkpoint, curve, out)
+    elif name == "clip":
+        clip.run(recipe, photographs, checkpoint, curve, out)
+    elif name == "prior":
+        prior.run(recipe, photographs, vae, checkpoint, curve, out)
+    else:
+        classifier.run(recipe, photographs, checkpoint, curve, out)
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(train)
+    except FeatspaceError as error:
+        typer.echo(f"featspace: error: {error}", err=True)
+        raise SystemExit(error.exit_status) from None

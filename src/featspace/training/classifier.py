@@ -1,0 +1,69 @@
+"""Trains a timm model on the 50 classes: the ResNet, the ViT and the judging encoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import timm
+import torch
+from pydantic import Field
+from timm.models import save_for_hf
+from torch.nn import functional as F
+
+from featspace.files import atomic_dir
+from featspace.training import data
+from featspace.training.loop import Recipe, fit
+
+
+class ClassifierRecipe(Recipe):
+    """Recipe of a classifier: a timm architecture, its arguments and its augmentation."""
+
+    architecture: str
+    model_args: dict = Field(default_factory=dict)
+    input_size: int = 64
+    min_scale: float = 0.35
+    mixup: float = Field(0.2, ge=0)
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+
+
+def run(recipe: ClassifierRecipe, photographs: Path, checkpoint: Path, curve: Path, out: Path) -> None:
+    """Trains and writes the timm folder `out` (config.json, model.safetensors in float16)."""
+    train, labels = data.load_split(photographs, "train")
+    held_out, held_out_labels = data.load_split(photographs, "val")
+    names = data.class_names(photographs)
+    torch.manual_seed(recipe.seed)
+    model = timm.create_model(recipe.architecture, num_classes=len(names), **recipe.model_args)
+    mean, std = data.normalization()
+
+    def normalize(images: torch.Tensor) -> torch.Tensor:
+        shift, scale = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in (mean, std))
+        return ((images - shift) / scale).contiguous(memory_format=torch.channels_last)
+
+    def loss(model, indices, generator):
+        images = data.to_unit(train[indices.cpu()].to(indices.device))
+        images = data.augment(images, recipe.input_size, generator, min_scale=recipe.min_scale)
+        target = F.one_hot(labels[indices.cpu()].to(indices.device), len(names)).float()
+        target = target * (1 - recipe.label_smoothing) + recipe.label_smoothing / len(names)
+        if recipe.mixup:  # one mixing weight a sample, partner by rotation of the batch (Zhang et al. 2018)
+            keep = torch._sample_dirichlet(torch.full((len(images), 2), recipe.mixup, device=images.device))[:, :1]
+            images = images * keep.view(-1, 1, 1, 1) + images.roll(1, 0) * (1 - keep.view(-1, 1, 1, 1))
+            target = target * keep + target.roll(1, 0) * (1 - keep)
+        return F.cross_entropy(model(normalize(images)).float(), target)
+
+    @torch.no_grad()
+    def evaluate(model) -> dict[str, float]:
+        hits = []
+        for pixels, label in zip(held_out.split(128), held_out_labels.split(128), strict=True):
+            images = data.to_unit(pixels.to(next(model.parameters()).device))
+            images = F.interpolate(images, recipe.input_size, mode="bicubic", antialias=True).clamp(0, 1)
+            hits.append(model(normalize(images)).argmax(1).cpu() == label)
+        return {"top1": float(torch.cat(hits).float().mean())}
+
+    model = fit(model, loss, evaluate, recipe, len(train), checkpoint, curve)
+    size = (3, recipe.input_size, recipe.input_size)
+    model.pretrained_cfg = model.pretrained_cfg | {
+        "input_size": size, "fixed_input_size": False, "interpolation": "bicubic", "crop_pct": 1.0, "mean": mean,
+        "std": std, "num_classes": len(names), "label_names": names, "tag": "", "license": "research only",
+    }
+    with atomic_dir(out) as aside:
+        save_for_hf(model.half(), aside, model_args=recipe.model_args, safe_serialization=True)

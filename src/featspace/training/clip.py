@@ -1,0 +1,86 @@
+"""Trains the small CLIP: a ResNet visual tower and a text transformer (open_clip), on photographs and class captions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import open_clip
+import torch
+from safetensors.torch import save_file
+from torch.nn import functional as F
+
+from featspace.files import atomic_dir
+from featspace.training import data
+from featspace.training.loop import Recipe, fit
+
+
+class CLIPRecipe(Recipe):
+    """Recipe of the CLIP model: its open_clip configuration and its augmentation."""
+
+    model: dict
+    min_scale: float = 0.35
+
+
+class _Contrast(torch.nn.Module):
+    """Image and text features and the logit scale in one forward, so that it compiles as a whole."""
+
+    def __init__(self, clip: open_clip.CLIP):
+        super().__init__()
+        self.clip = clip
+
+    def forward(self, images: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.clip.encode_image(images), self.clip.encode_text(tokens)
+
+
+def run(recipe: CLIPRecipe, photographs: Path, checkpoint: Path, curve: Path, out: Path) -> None:
+    """Trains and writes the open_clip folder `out` (open_clip_config.json, open_clip_model.safetensors)."""
+    train, labels = data.load_split(photographs, "train")
+    held_out, held_out_labels = data.load_split(photographs, "val")
+    names = data.class_names(photographs)
+    mean, std = data.normalization()
+    size, context = recipe.model["vision_cfg"]["image_size"], recipe.model["text_cfg"]["context_length"]
+    tokenizer = open_clip.SimpleTokenizer(context_length=context)
+    tokens = torch.stack([tokenizer([t.format(name) for name in names]) for t in data.TEMPLATES], 1)  # class, template
+    torch.manual_seed(recipe.seed)
+    model = _Contrast(open_clip.CLIP(**recipe.model))
+
+    def normalize(images: torch.Tensor) -> torch.Tensor:
+        shift, scale = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in (mean, std))
+        return ((images - shift) / scale).contiguous(memory_format=torch.channels_last)
+
+    def loss(model, indices, generator):
+        label = labels[indices.cpu()].to(indices.device)
+        images = data.to_unit(train[indices.cpu()].to(indices.device))
+        images = data.augment(images, size, generator, min_scale=recipe.min_scale)
+        template = torch.randint(len(data.TEMPLATES), (len(names),), generator=generator, device=label.device)
+        caption = tokens.to(label.device)[torch.arange(len(names), device=label.device), template]
+        image, text = model(normalize(images), caption)
+        image, text = F.normalize(image.float(), dim=1), F.normalize(text.float(), dim=1)
+        scale = model.clip.logit_scale.exp().clamp(max=100)
+        logits = scale * image @ text.T
+        # Captions are class captions, so a batch would hold many copies of one: each distinct caption stands
+        # once, and from text to image every photograph of the class is a positive (UniCL, Yang et al. 2022).
+        positive = F.one_hot(label, len(names)).float().T
+        present = positive.sum(1) > 0
+        positive = positive[present] / positive[present].sum(1, keepdim=True)
+        return 0.5 * (F.cross_entropy(logits, label) + F.cross_entropy(logits.T[present], positive))
+
+    @torch.no_grad()
+    def evaluate(model) -> dict[str, float]:
+        where = next(model.parameters()).device
+        text = F.normalize(model.clip.encode_text(tokens.flatten(0, 1).to(where)), dim=1)
+        text = F.normalize(text.unflatten(0, tokens.shape[:2]).mean(1), dim=1)
+        hits = []
+        for pixels, label in zip(held_out.split(128), held_out_labels.split(128), strict=True):
+            images = F.interpolate(data.to_unit(pixels.to(where)), size, mode="bicubic", antialias=True).clamp(0, 1)
+            hits.append((model.clip.encode_image(normalize(images)) @ text.T).argmax(1).cpu() == label)
+        return {"zero_shot_top1": float(torch.cat(hits).float().mean())}
+
+    clip = fit(model, loss, evaluate, recipe, len(train), checkpoint, curve).clip
+    preprocess = {"mean": mean, "std": std, "interpolation": "bicubic", "resize_mode": "shortest"}
+    with atomic_dir(out) as aside:
+        save_file({k: v.half().contiguous() if v.is_floating_point() else v for k, v in clip.state_dict().items()},
+                  aside / "open_clip_model.safetensors")
+        config = {"model_cfg": recipe.model, "preprocess_cfg": preprocess}
+        (aside / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")

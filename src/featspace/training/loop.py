@@ -1,0 +1,138 @@
+"""The training loop that every trainer shares: one optimizer, one schedule, exact resume, a curve."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from featspace.errors import FeatspaceError
+from featspace.files import atomic_file
+
+
+class Recipe(BaseModel):
+    """How long and how fast one model is trained."""
+
+    model_config = ConfigDict(extra="forbid")
+    steps: int = Field(ge=1)
+    batch: int = Field(ge=1)
+    lr: float = Field(gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+    ema: float = Field(0.999, ge=0, lt=1)
+    seed: int = 0
+    compile: bool = True
+    checkpoint_seconds: float = 120
+
+
+def device() -> torch.device:
+    """The GPU when there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def batch_indices(step: int, batch: int, count: int, seed: int) -> torch.Tensor:
+    """Indices of step `step`: epochs are permutations drawn from (seed, epoch), so nothing has to be saved."""
+    start, indices = step * batch, []
+    while len(indices) < batch:
+        epoch, offset = divmod(start + len(indices), count)
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+        indices += order[offset : offset + batch - len(indices)].tolist()
+    return torch.tensor(indices)
+
+
+def fit(
+    model: nn.Module,
+    loss: Callable[[nn.Module, torch.Tensor, torch.Generator], torch.Tensor],
+    evaluate: Callable[[nn.Module], dict[str, float]],
+    recipe: Recipe,
+    count: int,
+    checkpoint: Path,
+    curve: Path,
+    evaluations: int = 5,
+) -> nn.Module:
+    """Trains `model` and returns the exponential moving average of its weights, in eval mode.
+
+    `loss(model, indices, generator)` is the scalar loss on the samples `indices` of `count`; all its randomness
+    comes from `generator` or the global one, both seeded by (seed, step): a run that was interrupted and resumed
+    from `checkpoint` takes exactly the steps of one that was not. `curve` gets a row an evaluation.
+    AdamW, linear warm-up over 5 % of the steps, cosine decay to zero, gradient norm at most 1, bf16 autocast.
+
+    Raises FeatspaceError when the checkpoint was written with another recipe or model.
+    """
+    where = device()
+    model.to(where, memory_format=torch.channels_last).train()
+    decay = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.99), fused=True)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
+    step, rows, running, seen = _resume(checkpoint, recipe, model, average, optimizer)
+    compiled = torch.compile(model) if recipe.compile else model
+    saved = time.monotonic()
+    progress = tqdm(total=recipe.steps, initial=step, desc=curve.stem, unit="step", mininterval=2)
+    while step < recipe.steps:
+        torch.manual_seed(recipe.seed * 1_000_003 + step)
+        generator = torch.Generator(where).manual_seed(recipe.seed * 1_000_003 + step)
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.lr * _schedule(step, recipe.steps)
+        with torch.autocast(where.type, dtype=torch.bfloat16):
+            value = loss(compiled, batch_indices(step, recipe.batch, count, recipe.seed).to(where), generator)
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        average.update_parameters(model)
+        step, seen = step + 1, seen + 1
+        running = running + float(value.detach())
+        progress.update()
+        if step % 20 == 0:
+            progress.set_postfix(loss=f"{running / seen:.4f}", refresh=False)
+        if step == recipe.steps or step % max(1, recipe.steps // evaluations) == 0:
+            average.eval()
+            rows.append({"step": step, "loss": running / seen, **evaluate(average.module)})
+            with atomic_file(curve) as aside:
+                pd.DataFrame(rows).to_csv(aside, index=False, float_format="%.6g")
+            tqdm.write(f"{curve.stem}: {rows[-1]}")
+            running, seen = 0.0, 0
+        if step == recipe.steps or time.monotonic() - saved > recipe.checkpoint_seconds:
+            _save(checkpoint, recipe, (step, rows, running, seen), model, average, optimizer)
+            saved = time.monotonic()
+    progress.close()
+    return average.module.eval()
+
+
+def _schedule(step: int, steps: int) -> float:
+    warmup = max(1, steps // 20)
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def _save(path: Path, recipe: Recipe, progress: tuple, model, average, optimizer) -> None:
+    state = {"recipe": _identity(recipe), "progress": progress, "model": model.state_dict(),
+             "average": average.state_dict(), "optimizer": optimizer.state_dict()}
+    with atomic_file(path) as aside:
+        torch.save(state, aside)
+
+
+def _resume(path: Path, recipe: Recipe, model, average, optimizer) -> tuple[int, list, float, int]:
+    if not path.exists():
+        return 0, [], 0.0, 0
+    state = torch.load(path, map_location=device(), weights_only=True)
+    if state["recipe"] != _identity(recipe):
+        raise FeatspaceError(f"{path}: written with another recipe ({state['recipe']}); delete it to start anew")
+    model.load_state_dict(state["model"])
+    average.load_state_dict(state["average"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["progress"]
+
+
+def _identity(recipe: Recipe) -> dict:
+    return recipe.model_dump(exclude={"compile", "checkpoint_seconds"})

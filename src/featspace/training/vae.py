@@ -1,0 +1,74 @@
+"""Trains the autoencoder of the small prior: 64×64 images to 4×16×16 latents and back (AutoencoderKL)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from torch.nn import functional as F
+
+from featspace.files import atomic_dir
+from featspace.training import data
+from featspace.training.loop import Recipe, fit
+
+KL_WEIGHT = 1e-4
+"""A latent element's noise then costs about 1e-4 of the reconstruction error: small enough to be sharp."""
+
+
+class VAERecipe(Recipe):
+    """Recipe of the autoencoder, and its diffusers configuration."""
+
+    model: dict
+
+
+def run(recipe: VAERecipe, photographs: Path, checkpoint: Path, curve: Path, out: Path) -> None:
+    """Trains on random flips and crops of the training split; writes the diffusers folder `out`, float16."""
+    train, _ = data.load_split(photographs, "train")
+    held_out, _ = data.load_split(photographs, "val")
+    torch.manual_seed(recipe.seed)
+    model = AutoencoderKL(**recipe.model)
+
+    def loss(model, indices, generator):
+        images = _batch(train[indices.cpu()].to(indices.device))
+        flip = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device) < 0.5
+        images = torch.where(flip, images.flip(-1), images)
+        posterior = model.encode(images).latent_dist
+        mean, logvar = posterior.mean.float(), posterior.logvar.float()
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+        decoded = model.decode(mean + torch.exp(0.5 * logvar) * noise).sample.float()
+        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+        return F.mse_loss(decoded, images) + 0.1 * F.l1_loss(decoded, images) + KL_WEIGHT * kl
+
+    def evaluate(model) -> dict[str, float]:
+        return {"psnr": psnr(model, held_out)}
+
+    model = fit(model, loss, evaluate, recipe, len(train), checkpoint, curve)
+    latents = encode(model, train[:5000])
+    model.register_to_config(scaling_factor=round(float(1 / latents.std()), 5))
+    with atomic_dir(out) as aside:
+        model.half().save_pretrained(aside)
+
+
+@torch.no_grad()
+def psnr(model: AutoencoderKL, images: torch.Tensor) -> float:
+    """Mean over images (uint8) of the reconstruction's PSNR in dB, for pixel values in [0, 1]."""
+    values = []
+    for part in images.split(128):
+        part = _batch(part.to(next(model.parameters()).device))
+        decoded = model.decode(model.encode(part).latent_dist.mean).sample.clamp(-1, 1)
+        values.append(-10 * torch.log10(((decoded - part) / 2).square().mean((1, 2, 3))))
+    return float(torch.cat(values).mean())
+
+
+@torch.no_grad()
+def encode(model: AutoencoderKL, images: torch.Tensor) -> torch.Tensor:
+    """Posterior means (N, 4, H/4, W/4) float32, unscaled, of uint8 images, on the CPU; computed in bfloat16."""
+    where = next(model.parameters()).device
+    with torch.autocast(where.type, dtype=torch.bfloat16):
+        parts = (model.encode(_batch(part.to(where))).latent_dist.mean for part in images.split(128))
+        return torch.cat([part.float().cpu() for part in parts])
+
+
+def _batch(pixels: torch.Tensor) -> torch.Tensor:
+    return (data.to_unit(pixels) * 2 - 1).contiguous(memory_format=torch.channels_last)

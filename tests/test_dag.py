@@ -1,0 +1,161 @@
+"""The Snakefile's rules are dvc.yaml's stages, and both tools build the same from them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from dvc.repo import Repo
+from dvc.stage import PipelineStage
+from snakemake.api import OutputSettings, ResourceSettings, SnakemakeApi
+from snakemake.rules import Rule
+from snakemake.settings.enums import Quietness
+
+PROJECT = Path(__file__).parents[1]
+
+PARAMS = """
+seed: 0
+steps: {clip: 2, vit: 3}
+captions: {tabby: "a {photo} of a tabby"}
+"""
+
+STAGES = """
+stages:
+  targets:
+    cmd: mkdir -p data/targets && echo a > data/targets/a.png && echo id > data/targets/targets.csv
+    params: [seed, captions]
+    outs: [data/targets/]
+  decode:
+    foreach: ${steps}
+    do:
+      cmd: >-
+        mkdir -p data/decoded/${key} &&
+        awk '{print "${item}", $0}' data/targets/a.png models/*/w > data/decoded/${key}/a.png
+      deps: [models, data/targets/a.png]
+      params: [seed, "steps.${key}"]
+      outs: ["data/decoded/${key}/"]
+      meta: {threads: 2, mem_mb: 500}
+  table:
+    cmd: [mkdir -p figures, cat data/decoded/*/a.png > figures/table.csv, echo 1 > figures/metrics.json]
+    deps: [data/decoded]
+    outs: [figures/table.csv: {cache: false}]
+    metrics: [figures/metrics.json: {cache: false}]
+  figure:
+    matrix: {encoder: [clip, vit]}
+    cmd: mkdir -p figures && cat data/decoded/${item.encoder}/a.png > figures/${item.encoder}.png
+    deps: ["data/decoded/${item.encoder}"]
+    outs: ["figures/${item.encoder}.png": {cache: false}]
+  mini:
+    cmd: cat figures/table.csv figures/*.png > figures/ALL
+    deps: [figures/table.csv, figures/clip.png, figures/vit.png]
+    outs: [figures/ALL: {cache: false}]
+"""
+
+
+def toy(folder: Path) -> Path:
+    """A small pipeline that has all that the project's has: folders, parameters, matrices, uncached outputs."""
+    (folder / ".dvc").mkdir(parents=True)
+    (folder / ".dvc/config").write_text("[core]\n    no_scm = true\n")
+    (folder / "params.yaml").write_text(PARAMS)
+    (folder / "dvc.yaml").write_text(STAGES)
+    for name in ("clip", "vit"):
+        (folder / "models" / name).mkdir(parents=True)
+        (folder / "models" / name / "w").write_text(name)
+    for name in ("Snakefile", ".dvcignore"):
+        shutil.copy(PROJECT / name, folder)
+    return folder
+
+
+def parse_rules() -> dict[str, Rule]:
+    with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
+        workflow = api.workflow(ResourceSettings(cores=1), snakefile=Path("Snakefile"))._workflow
+        return {rule.name: rule for rule in workflow.rules if rule.name != "all"}
+
+
+def parse_stages(repo: Repo) -> dict[str, PipelineStage]:
+    """The root's stages; training/dvc.yaml is a pipeline of its own."""
+    return {stage.name: stage for stage in repo.index.stages if Path(stage.path).parent == Path(repo.root_dir)}
+
+
+@pytest.fixture(params=["project", "toy"])
+def repo(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Repo]:
+    monkeypatch.chdir(PROJECT if request.param == "project" else toy(tmp_path / "toy"))
+    with Repo(".") as repo:
+        yield repo
+
+
+def overlap(path: str, other: str) -> bool:
+    return Path(path).is_relative_to(other) or Path(other).is_relative_to(path)
+
+
+def test_every_rule_is_a_stage(repo: Repo) -> None:
+    rules, stages = parse_rules(), parse_stages(repo)
+    assert list(rules) == list(stages)
+    for name, stage in stages.items():
+        rule = rules[name]
+        files = [str(dep) for dep in stage.deps if dep not in stage.params]
+        assert {str(path) for path in rule.output} == {str(out) for out in stage.outs}
+        assert all(any(overlap(path, file) for file in files) for path in rule.input), name
+        assert all(any(overlap(path, file) for path in rule.input) for file in files), name
+        assert rule.shellcmd == "{params.cmd}"
+        assert rule.params.cmd(None) == (stage.cmd if isinstance(stage.cmd, str) else "\n".join(stage.cmd))
+        assert rule.params.parameters == [param.read_params() for param in stage.params]
+        meta = {"threads": 1, **(stage.meta or {})}
+        assert rule.resources["_cores"] == meta.pop("threads")
+        assert {key: rule.resources[key] for key in meta} == meta
+
+
+def test_edges_agree(repo: Repo) -> None:
+    rules, stages = parse_rules(), parse_stages(repo)
+    maker = {path: rule.name for rule in rules.values() for path in rule.output}
+    snakemake = {(rule.name, maker[path]) for rule in rules.values() for path in rule.input if path in maker}
+    dvc = {(a.name, b.name) for a, b in repo.index.graph.edges if a.name in stages and b.name in stages}
+    assert snakemake == dvc
+    assert len(dvc) >= len(stages) - 1
+
+
+def test_folders_end_in_a_slash(repo: Repo) -> None:
+    """DVC knows what an output is from the last build on (dvc.lock), Snakemake must know before the first one."""
+    for stage in parse_stages(repo).values():
+        for out in stage.outs:
+            if out.hash_info:
+                assert out.hash_info.isdir == out.def_path.endswith("/"), out.def_path
+
+
+def snakemake(*args: str) -> set[str]:
+    """Builds `mini` with Snakemake; the names of the rules that ran."""
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", "mini", *args]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return set(re.findall(r"^(?:local)?rule (.+):$", done.stdout + done.stderr, re.MULTILINE))
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    files = [path for top in ("data", "figures") for path in (folder / top).rglob("*") if path.is_file()]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files if p.name != ".snakemake_timestamp"}
+
+
+def test_both_build_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(toy(tmp_path / "dvc"))
+    with Repo(".") as repo:
+        repo.reproduce("mini")
+    monkeypatch.chdir(toy(tmp_path / "snakemake"))
+    assert snakemake() == {"targets", "decode@clip", "decode@vit", "table", "figure@clip", "figure@vit", "mini"}
+    assert outputs(tmp_path / "snakemake") == outputs(tmp_path / "dvc")
+    assert len(outputs(tmp_path / "dvc")) == 9
+
+    # Only what the parameter reaches runs again; all else is up to date.
+    Path("params.yaml").write_text(PARAMS.replace("vit: 3", "vit: 4"))
+    assert snakemake() == {"decode@vit", "table", "figure@vit", "mini"}
+    assert Path("data/decoded/vit/a.png").read_text().startswith("4 ")
+
+    with Repo(".") as repo:
+        repo.commit(force=True)
+    with Repo(".") as repo:
+        assert repo.status() == {}
+        assert repo.reproduce("mini") == []

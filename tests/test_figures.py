@@ -1,0 +1,216 @@
+"""Figures: the labels are the table's numbers, the pixels are the files' pixels, the bytes are stable."""
+
+from __future__ import annotations
+
+import shutil
+from functools import cache
+
+import matplotlib
+import numpy as np
+import pytest
+import skimage.data
+from PIL import Image
+
+from featspace.errors import FeatspaceError, UsageError
+from featspace.figures import FIGURES, run_figure
+from featspace.images import square
+from featspace.plotting import DPI, WIDTH, Row, sample_grid, save, style
+
+PHOTOS = ("astronaut", "coffee", "rocket")
+CAPTIONS = {"sea": "a lighthouse by the sea at dusk, in $100 colors, as an oil painting", "cat": "a tabby"}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Three photographs and two captions, two decoded samples each, every cosine similarity another one."""
+    tmp_path = tmp_path_factory.mktemp("files")
+    rng = np.random.default_rng(0)
+    (tmp_path / "targets").mkdir()
+    (tmp_path / "decoded").mkdir()
+    targets, similarity, references = ["id,kind,text,source"], [], []
+    for id in (*PHOTOS, *CAPTIONS):
+        kind = "photo" if id in PHOTOS else "caption"
+        targets.append(f'{id},{kind},"{CAPTIONS.get(id, "")}",')
+        if kind == "photo":
+            photo = square(Image.fromarray(getattr(skimage.data, id)()), 64)
+            photo.save(tmp_path / "targets" / f"{id}.png")
+        for sample in (1, 0):
+            pixels = rng.integers(256, size=(64, 64, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "decoded" / f"{id}-{sample}.png")
+            number = 0.9 + len(similarity) / 1000
+            similarity.append(f"clip,{id},{sample},{kind},best,1,{number:.6g},0.5,,")
+            similarity.append(f"clip,{id},{sample},{kind},last,1,0.123,0.5,,")
+        references.append(f"clip,{id},nearest_photo,9,0.{len(references) + 4}")
+    head = "encoder,id,sample,kind,image,distance,cosine,judge_cosine,top1_agrees,judge_top1_agrees"
+    (tmp_path / "targets" / "targets.csv").write_text("\n".join(targets))
+    (tmp_path / "similarity.csv").write_text("\n".join([head, *similarity]))
+    (tmp_path / "references.csv").write_text("\n".join(["encoder,id,reference,distance,cosine", *references]))
+    return tmp_path
+
+
+def inputs(files):
+    return files / "targets", files / "decoded", files / "similarity.csv", files / "references.csv"
+
+
+@cache
+def drawn(files, name):
+    """The figure, its images as {(left, top, right, bottom) in dots: pixels}, its texts as {(x, y): text}."""
+    with style():
+        figure = FIGURES[name](*inputs(files))
+    height = round(figure.get_figheight() * DPI)
+    images = {}
+    for axes in figure.axes:
+        box = axes.get_window_extent()
+        corners = (round(box.x0), round(height - box.y1), round(box.x1), round(height - box.y0))
+        images[corners] = axes.images[0].get_array() if axes.images else None
+    texts = {
+        (text.get_position()[0] * WIDTH, (1 - text.get_position()[1]) * height): text for text in figure.texts
+    }
+    return figure, images, texts
+
+
+@pytest.mark.parametrize("name, ids", [("photos", PHOTOS), ("captions", tuple(CAPTIONS))])
+def test_each_label_is_the_tables_number_for_the_image_below_it(files, name, ids):
+    figure, images, texts = drawn(files, name)
+    table = [line.split(",") for line in (files / "similarity.csv").read_text().splitlines()[1:]]
+    expected = {(row[1], int(row[2])): f"{float(row[6]):.3f}" for row in table if row[4] == "best"}
+    for id in ids:
+        for sample in (0, 1):
+            pixels = np.asarray(Image.open(files / "decoded" / f"{id}-{sample}.png"))
+            (box,) = [
+                box for box, image in images.items() if image is not None and np.array_equal(image, pixels)
+            ]
+            above = [
+                text.get_text()
+                for (x, y), text in texts.items()
+                if x == pytest.approx((box[0] + box[2]) / 2, abs=1) and 0 < box[1] - y < 100
+            ]
+            assert above == [expected[id, sample]]
+    assert len({len(label) for label in expected.values()}) == 1 and len(set(expected.values())) == len(
+        expected
+    )
+    medians = {"photos": "0.905 over 6 images", "captions": "0.915 over 4 images"}
+    nearest = {"photos": "0.500 over 3 targets", "captions": "0.750 over 2 targets"}
+    note = figure.texts[-1 if name == "photos" else -1 - len(CAPTIONS)].get_text()
+    assert f"median {medians[name]}" in note and f"median {nearest[name]}" in note and "“clip”" in note
+
+
+def test_targets_stand_left_of_their_decoded_images_and_are_larger(files):
+    _, images, texts = drawn(files, "photos")
+    for id in PHOTOS:
+        pixels = [
+            np.asarray(Image.open(path))
+            for path in (files / f"targets/{id}.png", files / f"decoded/{id}-0.png")
+        ]
+        target, decoded = (
+            next(box for box, image in images.items() if np.array_equal(image, p)) for p in pixels
+        )
+        assert target[2] < decoded[0] and target[3] == decoded[3]
+        assert target[2] - target[0] > decoded[2] - decoded[0]
+        names = [
+            text.get_text() for (x, y), text in texts.items() if target[1] < y < target[3] and x < target[0]
+        ]
+        assert id in names
+
+
+def test_captions_are_whole_and_inside_their_boxes(files):
+    figure, images, texts = drawn(files, "captions")
+    boxes = [axes.get_window_extent() for axes in figure.axes if not axes.images]
+    assert len(boxes) == len(CAPTIONS)
+    for caption, box in zip(CAPTIONS.values(), boxes, strict=True):
+        (text,) = [text for text in texts.values() if " ".join(text.get_text().split()) == f"“{caption}”"]
+        extent = text.get_window_extent()
+        assert box.x0 < extent.x0 and extent.x1 < box.x1 and box.y0 < extent.y0 and extent.y1 < box.y1
+
+
+def test_text_is_inside_the_page_and_no_text_covers_another(files):
+    for name in FIGURES:
+        figure, _, texts = drawn(files, name)
+        extents = [text.get_window_extent() for text in texts.values()]
+        page = figure.bbox
+        for index, extent in enumerate(extents):
+            assert extent.x0 >= 0 and extent.y0 >= 0 and extent.x1 <= page.x1 and extent.y1 <= page.y1
+            assert not any(extent.overlaps(other) for other in extents[:index])
+
+
+def test_png_shows_every_pixel_as_a_square_of_dots(files, tmp_path):
+    figure, images, _ = drawn(files, "photos")
+    with style():
+        save(figure, tmp_path / "figure3")
+    with Image.open(tmp_path / "figure3.png") as image:
+        assert image.width == WIDTH and image.info["dpi"] == pytest.approx((DPI, DPI), abs=0.1)
+        assert "Software" not in image.info
+        page = np.asarray(image.convert("RGB"))
+    assert len(images) == 3 * len(PHOTOS)
+    for (left, top, right, bottom), pixels in images.items():
+        dots = (right - left) // 64
+        shown = page[top:bottom, left:right]
+        assert shown.shape == (64 * dots, 64 * dots, 3)
+        inside = slice(4, -4)  # the frame covers the outermost dots
+        assert np.array_equal(shown[inside, inside], pixels.repeat(dots, 0).repeat(dots, 1)[inside, inside])
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_two_runs_give_the_same_bytes(files, tmp_path, name):
+    run_figure(name, *inputs(files), tmp_path / "once")
+    with matplotlib.rc_context(
+        {"font.size": 20, "axes.linewidth": 3, "savefig.dpi": 50, "pdf.compression": 0}
+    ):
+        run_figure(name, *inputs(files), tmp_path / "out" / "again")
+    for suffix in ("png", "pdf"):
+        assert (tmp_path / f"once.{suffix}").read_bytes() == (tmp_path / f"out/again.{suffix}").read_bytes()
+    pdf = (tmp_path / "once.pdf").read_bytes()
+    assert b"CreationDate" not in pdf and b"atplotlib" not in pdf
+    assert b"/CIDFontType2" in pdf and b"/Type3" not in pdf
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["again.pdf", "again.png"]
+
+
+def replace(path, old, new):
+    path.write_text(path.read_text().replace(old, new))
+
+
+BAD = {
+    "no table": (lambda f: (f / "similarity.csv").unlink(), "similarity.csv: no such file"),
+    "empty table": (lambda f: (f / "similarity.csv").write_text(""), "similarity.csv: the file is empty"),
+    "no photo": (
+        lambda f: replace(f / "similarity.csv", "photo", "caption"),
+        "similarity.csv: no decoded photo",
+    ),
+    "no number": (lambda f: replace(f / "similarity.csv", "0.9,", "high,"), "similarity.csv: not a table of"),
+    "other ids": (lambda f: replace(f / "similarity.csv", "rocket", "horse"), "only one of them has 'horse'"),
+    "two encoders": (
+        lambda f: replace(f / "similarity.csv", "clip,rocket", "vit,rocket"),
+        "holds encoders clip, vit",
+    ),
+    "no target": (lambda f: (f / "targets/rocket.png").unlink(), "rocket.png: the photo is missing"),
+    "no decoded": (lambda f: (f / "decoded/coffee-1.png").unlink(), "coffee-1.png: no such file"),
+    "no image": (lambda f: (f / "decoded/coffee-1.png").write_text("x"), "coffee-1.png: not an image"),
+    "other references": (
+        lambda f: replace(f / "references.csv", "clip", "vit"),
+        "no nearest_photo of 'clip'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_files_give_one_line_and_no_output(files, tmp_path, case):
+    harm, message = BAD[case]
+    bad = shutil.copytree(files, tmp_path / "bad")
+    harm(bad)
+    with pytest.raises(FeatspaceError) as error:
+        run_figure("photos", *inputs(bad), tmp_path / "out" / "figure3")
+    assert message in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_more_samples_than_fit_a_page_are_refused(files):
+    images = [(Image.new("RGB", (64, 64)), "0.900")] * 18
+    with style(), pytest.raises(FeatspaceError, match="18 decoded images of a target do not fit"):
+        sample_grid([Row("many", images)], "target", "")
+    figure, boxes = sample_grid([Row("many", images[:17])], "target", "")
+    assert boxes[0].left + boxes[0].side < WIDTH / 2
+
+
+def test_an_unknown_figure_is_a_usage_error(files):
+    with pytest.raises(UsageError, match="figure 'pie': unknown; choose one of photos, captions"):
+        run_figure("pie", *inputs(files), files / "figure")

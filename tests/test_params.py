@@ -1,0 +1,114 @@
+"""params.yaml: what is read, and the line a wrong one gets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from featspace.errors import UsageError
+from featspace.params import DecodeParams, Params
+
+SHIPPED = Path(__file__).parents[1] / "params.yaml"
+SMALL = """\
+seed: 7
+tiny:
+  prior: models/prior
+  resolution: 64
+  encoders:
+    net: {network: models/net, clip_std: null, guidance_weight: 2}
+    other: {network: "timm:resnet18"}
+  judge: models/judge
+  decode: {steps: 20, emphasis_steps: 3}
+  photos:
+    cat: {image: cat.png, crop: [1, 2, 30]}
+  captions: {pizza: a photo of a pizza}
+"""
+
+
+def load(folder: Path, text: str) -> Params:
+    (folder / "params.yaml").write_text(text)
+    return Params.load(folder / "params.yaml")
+
+
+def test_values_and_defaults(tmp_path: Path) -> None:
+    params = load(tmp_path, SMALL)
+    tiny = params.profile("tiny")
+    assert (params.seed, params.root, list(params.profiles)) == (7, tmp_path, ["tiny"])
+    assert tiny.photos["cat"].crop == [1, 2, 30]
+    assert tiny.encoder("net").clip_std is None
+    assert (tiny.guidance_weight("net"), tiny.guidance_weight("other")) == (2.0, 4.0)
+    assert tiny.similarity.jpeg == [95, 75, 50]
+
+
+def test_default_schedule_is_the_papers() -> None:
+    decode = DecodeParams()
+    late = (decode.steps - decode.emphasis_steps) * decode.recurrences
+    assert decode.emphasis_steps * decode.emphasis_recurrences + late == 12_960
+    assert decode.guidance_weight == 4.0
+
+
+def test_shipped_file() -> None:
+    mini = Params.load(SHIPPED).profile("mini")
+    assert len(mini.photos) >= 8 and len(mini.captions) >= 4
+    assert len({photo.image for photo in mini.photos.values()}) >= 8
+    assert {"clip", "resnet", "vit"} <= set(mini.encoders)
+    assert mini.judge not in {encoder.network for encoder in mini.encoders.values()}
+
+
+def test_found_in_working_directory_else_in_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Params.load().path == SHIPPED
+    load(tmp_path, SMALL)
+    assert Params.load().seed == 7 and Params.load().root == Path()
+
+
+WRONG = [
+    ("steps: 20", "steps: 0", "tiny.decode.steps is 0: it must be at least 2"),
+    ("steps: 20", "steps: 1001", "tiny.decode.steps is 1001: it must be at most 1000"),
+    ("steps: 20", "steps: true", "tiny.decode.steps is True: it must be a whole number"),
+    ("steps: 20", "steps: 2", "tiny.decode.emphasis_steps is 3: it must be at most steps, 2"),
+    ("steps: 20", "stepz: 20", "decode.stepz: 20 is not a parameter (did you mean steps?); there are: "),
+    ("steps: 20", "preset: fast", "tiny.decode.preset is 'fast': it must be 'paper'"),
+    ("steps: 20", "samples: 0", "tiny.decode.samples is 0: it must be at least 1"),
+    ("guidance_weight: 2", "guidance_weight: -1", "net.guidance_weight is -1: it must be at least 0"),
+    ("guidance_weight: 2", "guidance_weight: .inf", "net.guidance_weight is inf: it must be finite"),
+    ("clip_std: null", "clip_std: 0", "tiny.encoders.net.clip_std is 0: it must be greater than 0"),
+    ("clip_std: null", "clip: 3", "tiny.encoders.net.clip: 3 is not a parameter (did you mean clip_std?)"),
+    ("seed: 7", "seed: -1", "seed is -1: it must be at least 0"),
+    ("seed: 7\n", "", "seed is missing"),
+    ("  judge: models/judge\n", "", "tiny.judge is missing"),
+    ("resolution: 64", "resolution: 60", "tiny.resolution is 60: it must be a multiple of 8"),
+    ("[1, 2, 30]", "[1, 2]", "tiny.photos.cat.crop is [1, 2]: it must have at least 3 entries"),
+    ("image: cat.png", "img: cat.png", "photos.cat.img: 'cat.png' is not a parameter (did you mean image?)"),
+    ("cat:", "Cat:", "tiny.photos has the key 'Cat': it must consist of lowercase letters, digits"),
+    ("pizza:", "cat:", "tiny.captions.cat has the name of a photo"),
+    ("  captions:", "  similarity: {jpeg: [95, 101]}\n  captions:", "jpeg.1 is 101: it must be at most 100"),
+    ("  captions:", "  judge: twice\n  captions:", 'line 12: found duplicate key "judge"'),
+    ("steps: 20", "steps: [20", "line 9: expected ',' or ']'"),
+    ("tiny:", "tiny: 3\nother:", "tiny is 3: it must be a mapping"),
+    (SMALL, "", "it must be a mapping of `seed` and profiles"),
+    (SMALL, "seed: 1", "no profile in it"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "message"), WRONG, ids=[new.strip()[:30] for _, new, _ in WRONG])
+def test_wrong_file(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in SMALL
+    with pytest.raises(UsageError) as caught:
+        load(tmp_path, SMALL.replace(old, new, 1))
+    line = str(caught.value)
+    assert line.startswith(f"{tmp_path / 'params.yaml'}: ") and message in line and "\n" not in line
+
+
+def test_unknown_names_list_what_exists(tmp_path: Path) -> None:
+    params = load(tmp_path, SMALL)
+    with pytest.raises(UsageError, match=r"profile 'tny' does not exist \(did you mean tiny\?\).* are: tiny"):
+        params.profile("tny")
+    with pytest.raises(UsageError, match=r"encoder 'x' is not in the profile; there are: net, other"):
+        params.profile("tiny").encoder("x")
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"nowhere\.yaml: no such file"):
+        Params.load(tmp_path / "nowhere.yaml")

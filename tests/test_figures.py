@@ -14,10 +14,10 @@ from PIL import Image
 from featspace.errors import FeatspaceError, UsageError
 from featspace.figures import FIGURES, run_figure
 from featspace.images import square
-from featspace.plotting import DPI, WIDTH, Row, sample_grid, save, style
+from featspace.plotting import DPI, GAP, WIDTH, Row, sample_grid, save, style
 
 PHOTOS = ("astronaut", "coffee", "rocket")
-CAPTIONS = {"sea": "a lighthouse by the sea at dusk, in $100 colors, as an oil painting", "cat": "a tabby"}
+CAPTIONS = {"sea": "a lighthouse by the sea at dusk, for $10 or $20, as an oil painting", "cat": "a tabby"}
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +63,7 @@ def drawn(files, name):
         box = axes.get_window_extent()
         corners = (round(box.x0), round(height - box.y1), round(box.x1), round(height - box.y0))
         images[corners] = axes.images[0].get_array() if axes.images else None
-    texts = {
-        (text.get_position()[0] * WIDTH, (1 - text.get_position()[1]) * height): text for text in figure.texts
-    }
+    texts = {(text.get_position()[0] * WIDTH, (1 - text.get_position()[1]) * height): text for text in figure.texts}
     return figure, images, texts
 
 
@@ -77,18 +75,14 @@ def test_each_label_is_the_tables_number_for_the_image_below_it(files, name, ids
     for id in ids:
         for sample in (0, 1):
             pixels = np.asarray(Image.open(files / "decoded" / f"{id}-{sample}.png"))
-            (box,) = [
-                box for box, image in images.items() if image is not None and np.array_equal(image, pixels)
-            ]
+            (box,) = [box for box, image in images.items() if image is not None and np.array_equal(image, pixels)]
             above = [
                 text.get_text()
                 for (x, y), text in texts.items()
                 if x == pytest.approx((box[0] + box[2]) / 2, abs=1) and 0 < box[1] - y < 100
             ]
             assert above == [expected[id, sample]]
-    assert len({len(label) for label in expected.values()}) == 1 and len(set(expected.values())) == len(
-        expected
-    )
+    assert len({len(label) for label in expected.values()}) == 1 and len(set(expected.values())) == len(expected)
     medians = {"photos": "0.905 over 6 images", "captions": "0.915 over 4 images"}
     nearest = {"photos": "0.500 over 3 targets", "captions": "0.750 over 2 targets"}
     note = figure.texts[-1 if name == "photos" else -1 - len(CAPTIONS)].get_text()
@@ -98,18 +92,14 @@ def test_each_label_is_the_tables_number_for_the_image_below_it(files, name, ids
 def test_targets_stand_left_of_their_decoded_images_and_are_larger(files):
     _, images, texts = drawn(files, "photos")
     for id in PHOTOS:
-        pixels = [
-            np.asarray(Image.open(path))
-            for path in (files / f"targets/{id}.png", files / f"decoded/{id}-0.png")
-        ]
-        target, decoded = (
+        paths = (f"targets/{id}.png", f"decoded/{id}-0.png", f"decoded/{id}-1.png")
+        pixels = [np.asarray(Image.open(files / path)) for path in paths]
+        target, decoded, second = (
             next(box for box, image in images.items() if np.array_equal(image, p)) for p in pixels
         )
-        assert target[2] < decoded[0] and target[3] == decoded[3]
+        assert target[2] < decoded[0] < second[0] and target[3] == decoded[3] == second[3]
         assert target[2] - target[0] > decoded[2] - decoded[0]
-        names = [
-            text.get_text() for (x, y), text in texts.items() if target[1] < y < target[3] and x < target[0]
-        ]
+        names = [text.get_text() for (x, y), text in texts.items() if target[1] < y < target[3] and x < target[0]]
         assert id in names
 
 
@@ -120,6 +110,7 @@ def test_captions_are_whole_and_inside_their_boxes(files):
     for caption, box in zip(CAPTIONS.values(), boxes, strict=True):
         (text,) = [text for text in texts.values() if " ".join(text.get_text().split()) == f"“{caption}”"]
         extent = text.get_window_extent()
+        assert not text.get_parse_math()  # dollars stay dollars
         assert box.x0 < extent.x0 and extent.x1 < box.x1 and box.y0 < extent.y0 and extent.y1 < box.y1
 
 
@@ -153,9 +144,7 @@ def test_png_shows_every_pixel_as_a_square_of_dots(files, tmp_path):
 @pytest.mark.parametrize("name", FIGURES)
 def test_two_runs_give_the_same_bytes(files, tmp_path, name):
     run_figure(name, *inputs(files), tmp_path / "once")
-    with matplotlib.rc_context(
-        {"font.size": 20, "axes.linewidth": 3, "savefig.dpi": 50, "pdf.compression": 0}
-    ):
+    with matplotlib.rc_context({"font.size": 20, "axes.linewidth": 3, "savefig.dpi": 50, "pdf.compression": 0}):
         run_figure(name, *inputs(files), tmp_path / "out" / "again")
     for suffix in ("png", "pdf"):
         assert (tmp_path / f"once.{suffix}").read_bytes() == (tmp_path / f"out/again.{suffix}").read_bytes()
@@ -203,12 +192,15 @@ def test_bad_files_give_one_line_and_no_output(files, tmp_path, case):
     assert not (tmp_path / "out").exists()
 
 
-def test_more_samples_than_fit_a_page_are_refused(files):
+def test_any_number_of_samples_fits_the_page_or_is_refused():
     images = [(Image.new("RGB", (64, 64)), "0.900")] * 18
-    with style(), pytest.raises(FeatspaceError, match="18 decoded images of a target do not fit"):
-        sample_grid([Row("many", images)], "target", "")
-    figure, boxes = sample_grid([Row("many", images[:17])], "target", "")
-    assert boxes[0].left + boxes[0].side < WIDTH / 2
+    with style():
+        for count in (1, 3, 17):
+            figure, (box,) = sample_grid([Row("many", images[:count])], "target", "")
+            (side,) = {round(axes.get_window_extent().width) for axes in figure.axes}
+            assert side % 64 == 0 and box.left + box.side + count * (GAP + side) < WIDTH / 2
+        with pytest.raises(FeatspaceError, match="18 decoded images of a target do not fit"):
+            sample_grid([Row("many", images)], "target", "")
 
 
 def test_an_unknown_figure_is_a_usage_error(files):

@@ -110,10 +110,7 @@ def test_metrics_over_targets_and_samples(tables, tmp_path):
     by_target = {str(index): pair for index, pair in enumerate(distances.reshape(9, 2))}
     low, high = bootstrap_interval(by_target)
     expected = {"median": np.median(distances), "median_low": low, "median_high": high}
-    assert (
-        expected.items()
-        <= {key: pytest.approx(value, rel=1e-5) for key, value in photo["distance"].items()}.items()
-    )
+    assert expected.items() <= {key: pytest.approx(value, rel=1e-5) for key, value in photo["distance"].items()}.items()
     assert photo["distance"]["mean_low"] < np.mean(distances) < photo["distance"]["mean_high"]
     assert photo["cosine"]["mean"] == pytest.approx(1 - np.mean(distances) / 10, rel=1e-5)
     nearest = photo["references"]["nearest_photo"]

@@ -81,7 +81,7 @@ def files(tmp_path):
     color(decoded / "null-0-last.png", 0, 0, 255)
     features = {"red": torch.tensor([1.0, 0, 0]), "null": torch.tensor([0, 0, 1.0])}
     save_file(features, tmp_path / "features.safetensors")
-    held_out = torch.tensor([[1, 1, 0], [0.5, 0, 0], [0, 2, 0]], dtype=torch.float16)
+    held_out = torch.tensor([[1, 1, 0], [3, 0, 0], [0, 2, 0]], dtype=torch.float16)
     save_file({"features": held_out}, tmp_path / "references.safetensors")
     return tmp_path
 
@@ -169,11 +169,11 @@ def test_a_number_does_not_depend_on_the_other_images(photographs):
 
 def test_references_in_closed_form(files):
     rows = {(row[1], row[2]): [float(cell) for cell in row[3:]] for row in numbers(references(files))}
-    # to (1, 0, 0): distances 1, 0.25, 5; cosines 0.7071, 1, 0. To (0, 0, 1): distances 3, 1.25, 5; cosines 0
-    assert rows["red", "nearest_photo"] == [0.25, 1]
-    assert rows["red", "median_photo"] == [1, 0.707107]
-    assert rows["null", "nearest_photo"] == [1.25, 0]
-    assert rows["null", "median_photo"] == [3, 0]
+    # to (1, 0, 0): distances 1, 4, 5; cosines 0.7071, 1, 0. To (0, 0, 1): distances 3, 10, 5; cosines 0
+    assert rows["red", "nearest_photo"] == [1, 1]
+    assert rows["red", "median_photo"] == [4, 0.707107]
+    assert rows["null", "nearest_photo"] == [3, 0]
+    assert rows["null", "median_photo"] == [5, 0]
     assert rows["red", "shift_1px"] == [0, 1]
     assert [reference for id, reference in rows if id == "null"] == ["nearest_photo", "median_photo"]
 

@@ -94,9 +94,7 @@ DAMAGES = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("damage", "what", "remedy"), DAMAGES, ids=[damage.__name__ for damage, _, _ in DAMAGES]
-)
+@pytest.mark.parametrize(("damage", "what", "remedy"), DAMAGES, ids=[damage.__name__ for damage, _, _ in DAMAGES])
 def test_damage_is_named(models: Path, damage: Callable[[Path], None], what: str, remedy: str) -> None:
     damage(models)
     for check in (lambda: verify_manifest(models), lambda: check_folder(models / "net")):

@@ -7,7 +7,6 @@ import traceback as tracebacks
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import click
 import typer
 
 from featspace.errors import FeatspaceError
@@ -15,6 +14,9 @@ from featspace.errors import FeatspaceError
 if TYPE_CHECKING:
     from featspace.encoders import Encoder
     from featspace.params import Params, Profile
+
+BAD_USAGE: type[Exception] = typer.BadParameter.__base__
+"""The common parent of what typer raises for wrong arguments."""
 
 app = typer.Typer(
     help="Decodes a user-specified feature of any vision network back into images, and measures the match.",
@@ -26,7 +28,8 @@ app = typer.Typer(
 )
 
 ParamsFile = Annotated[
-    Path | None, typer.Option("--params", help="The parameter file; by default params.yaml here, else the checkout's.")
+    Path | None,
+    typer.Option("--params", help="The parameter file; by default params.yaml here, else the checkout's."),
 ]
 ProfileName = Annotated[str, typer.Option("--profile", help="The profile of the parameter file.")]
 EncoderName = Annotated[str, typer.Option("--encoder", help="An encoder of the profile, such as clip, resnet or vit.")]
@@ -73,11 +76,13 @@ def features(
 @app.command()
 def decode(
     encoder: Annotated[
-        str, typer.Option("--encoder", help="An encoder of the profile, a folder, or FAMILY:NAME (timm:resnet50.tv_in1k).")
+        str,
+        typer.Option("--encoder", help="An encoder of the profile, a folder, or FAMILY:NAME (timm:resnet50.tv_in1k)."),
     ],
     out: Annotated[Path, typer.Option("--out", help="New folder for the images and tables.")],
     sources: Annotated[
-        list[Path] | None, typer.Argument(help="Photographs, or .safetensors files of features.", show_default=False)
+        list[Path] | None,
+        typer.Argument(help="Photographs, or .safetensors files of features.", show_default=False),
     ] = None,
     text: Annotated[list[str] | None, typer.Option("--text", help="A caption, for encoders with a text tower.")] = None,
     samples: Annotated[int | None, typer.Option(help="Images a target.")] = None,
@@ -209,21 +214,23 @@ def _encoder(params: Params, profile: Profile, name: str) -> Encoder:
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line; a failure is one line on standard error and exit status 1, or 2 for bad usage."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    arguments = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
-        app(arguments, standalone_mode=False, prog_name="featspace")
-    except click.exceptions.Exit as done:
-        raise SystemExit(done.exit_code) from None
-    except (KeyboardInterrupt, click.Abort):
-        _fail("interrupted; nothing was written", 1)
-    except click.ClickException as error:
-        _fail(error.format_message(), 2)
+        status = app(arguments, standalone_mode=False, prog_name="featspace")
+        if status == 130:  # typer's for Ctrl-C
+            _fail("interrupted; nothing was written", 1)
+    except BAD_USAGE as error:
+        _fail(f"{error.format_message()} See featspace {_command(error)}--help", 2)
     except FeatspaceError as error:
         if "--traceback" in arguments:
             tracebacks.print_exc()
         _fail(str(error), error.exit_status)
     except MemoryError:
         _fail("out of memory: lower `batch`, or free some memory", 1)
+
+
+def _command(error: Exception) -> str:
+    return f"{error.ctx.info_name} " if error.ctx and error.ctx.parent else ""
 
 
 def _fail(line: str, status: int) -> None:

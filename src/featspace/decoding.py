@@ -7,8 +7,10 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+import diffusers
 import pandas as pd
 import torch
+import transformers
 from tqdm import tqdm
 
 from featspace.encoders import Encoder, load_encoder
@@ -36,6 +38,8 @@ def load_pipeline(prior: str, root: Path = Path()) -> FeatureDecodingPipeline:
     """
     folder = root / prior
     check_folder(folder)
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
     try:
         pipeline = FeatureDecodingPipeline.from_pretrained(
             folder, torch_dtype=torch.float32, use_safetensors=True, local_files_only=True
@@ -43,7 +47,6 @@ def load_pipeline(prior: str, root: Path = Path()) -> FeatureDecodingPipeline:
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise FeatspaceError(f"{folder}: cannot be loaded as a diffusion pipeline ({reason})") from error
-    pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(_device())
 
 
@@ -62,7 +65,8 @@ def run_decode(
     `encoder` is one of the profile's, or any network. Writes into the new folder `out`, for each target id and
     sample k: `<id>-<k>.png`, the nearest image; `<id>-<k>-last.png`, the image of the last latent; `<id>.png`, the
     target as the encoder saw it, where it is a photograph given here; and the tables decoded.csv and trace.parquet.
-    `decode` and `weight` stand in for the profile's. Returns the former with the squared distance and cosine measured again from the images as saved.
+    `decode` and `weight` stand in for the profile's. Returns the former table with the squared distance and cosine
+    measured again from the images as saved.
 
     Raises UsageError or FeatspaceError for whatever cannot be read or decoded; then nothing is left in `out`.
     """

@@ -83,8 +83,6 @@ def run_metrics(
         own = scale[scale["encoder"] == name]
         if lacking := sorted(set(best["id"]) - set(own["id"])):
             where = ", ".join(map(str, references))
-            raise FeatspaceError(
-                f"{where}: no reference of '{name}' for target '{lacking[0]}'; write it again"
-            )
+            raise FeatspaceError(f"{where}: no reference of '{name}' for target '{lacking[0]}'; write it again")
         tree.setdefault(name, {})[kind] = summarize(best, own, resamples, seed)
     write_json(tree, out)

@@ -69,7 +69,11 @@ class FeatureDecodingPipeline(DiffusionPipeline):
     def prior(self, prompt: str = "") -> Prior:
         """The prior under a prompt; the empty one is the unconditional model."""
         tokens = self.tokenizer(
-            prompt, padding="max_length", max_length=self.tokenizer.model_max_length, truncation=True, return_tensors="pt"
+            prompt,
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
         )
         context = self.text_encoder(tokens.input_ids.to(self.device))[0]
         return Prior(self.unet, self.vae, context.to(self.unet.dtype), self.scheduler)

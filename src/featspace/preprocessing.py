@@ -49,9 +49,7 @@ class Preprocess(nn.Module):
     ) -> None:
         super().__init__()
         if interpolation not in ("bicubic", "bilinear"):
-            raise FeatspaceError(
-                f"cannot preprocess by {interpolation} interpolation, only bicubic, bilinear"
-            )
+            raise FeatspaceError(f"cannot preprocess by {interpolation} interpolation, only bicubic, bilinear")
         if fit not in ("shortest", "longest", "squash"):
             raise FeatspaceError(f"cannot preprocess by {fit} resize, only shortest, longest, squash")
         self.resize, self.crop, self.fit = resize, crop, fit

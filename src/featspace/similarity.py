@@ -100,9 +100,7 @@ def jpeg_copy(photo: Image.Image, quality: int) -> Image.Image:
     return Image.open(buffer).convert("RGB")
 
 
-def targets_with_features(
-    encoder: Encoder, targets: Path, features_file: Path
-) -> list[tuple[Target, Tensor]]:
+def targets_with_features(encoder: Encoder, targets: Path, features_file: Path) -> list[tuple[Target, Tensor]]:
     """Each target that has a feature, with it, (D,) float32, in the order of targets.csv.
 
     Raises FeatspaceError if the features are another encoder's, or of other targets.

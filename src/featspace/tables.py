@@ -40,14 +40,10 @@ def read_table(path: Path, columns: Mapping[str, type]) -> pd.DataFrame:
         raise FeatspaceError(f"{path}: the file is empty; run the stage that writes it again") from None
     except (ValueError, OSError) as error:  # pandas' parser and Unicode errors are ValueErrors
         reason = str(error).strip().splitlines()[-1]
-        raise FeatspaceError(
-            f"{path}: not a table of {', '.join(columns)} ({reason}); write it again"
-        ) from None
+        raise FeatspaceError(f"{path}: not a table of {', '.join(columns)} ({reason}); write it again") from None
     missing = [name for name in columns if name not in table]
     if missing:
-        raise FeatspaceError(
-            f"{path}: no column {', '.join(missing)}, only {', '.join(table)}; write it again"
-        )
+        raise FeatspaceError(f"{path}: no column {', '.join(missing)}, only {', '.join(table)}; write it again")
     if table.empty:
         raise FeatspaceError(f"{path}: the table has no rows; run the stage that writes it again")
     return table

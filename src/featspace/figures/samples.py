@@ -14,9 +14,7 @@ from featspace.tables import REFERENCES, SIMILARITY, read_table
 from featspace.targets import Target, read_targets
 
 
-def read_rows(
-    kind: str, targets: Path, decoded: Path, table: Path
-) -> tuple[list[Target], list[Row], pd.DataFrame]:
+def read_rows(kind: str, targets: Path, decoded: Path, table: Path) -> tuple[list[Target], list[Row], pd.DataFrame]:
     """Targets of a kind (photo or caption), a Row for each, and the similarity of their best images."""
     wanted = [target for target in read_targets(targets) if target.kind == kind]
     best = read_table(table, SIMILARITY).query("kind == @kind and image == 'best'")

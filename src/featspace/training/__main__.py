@@ -13,9 +13,15 @@ from featspace.errors import FeatspaceError, UsageError
 MODELS = ("vae", "resnet", "vit", "judge", "clip", "prior")
 
 
-def train(name: str, params: Path = Path("params.yaml"), photographs: Path = Path("photographs"),
-          checkpoints: Path = Path("checkpoints"), curves: Path = Path("curves"), vae: Path = Path("checkpoints/vae"),
-          out: Path | None = None) -> None:
+def train(
+    name: str,
+    params: Path = Path("params.yaml"),
+    photographs: Path = Path("photographs"),
+    checkpoints: Path = Path("checkpoints"),
+    curves: Path = Path("curves"),
+    vae: Path = Path("checkpoints/vae"),
+    out: Path | None = None,
+) -> None:
     """Trains NAME (vae, resnet, vit, judge, clip or prior) by its recipe and writes its folder to OUT.
 
     An interrupted run goes on from its checkpoint. The prior needs the trained autoencoder (--vae).

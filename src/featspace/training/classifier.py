@@ -62,8 +62,16 @@ def run(recipe: ClassifierRecipe, photographs: Path, checkpoint: Path, curve: Pa
     model = fit(model, loss, evaluate, recipe, len(train), checkpoint, curve)
     size = (3, recipe.input_size, recipe.input_size)
     model.pretrained_cfg = model.pretrained_cfg | {
-        "input_size": size, "fixed_input_size": False, "interpolation": "bicubic", "crop_pct": 1.0, "mean": mean,
-        "std": std, "num_classes": len(names), "label_names": names, "tag": "", "license": "research only",
+        "input_size": size,
+        "fixed_input_size": False,
+        "interpolation": "bicubic",
+        "crop_pct": 1.0,
+        "mean": mean,
+        "std": std,
+        "num_classes": len(names),
+        "label_names": names,
+        "tag": "",
+        "license": "research only",
     }
     with atomic_dir(out) as aside:
         save_for_hf(model.half(), aside, model_args=recipe.model_args, safe_serialization=True)

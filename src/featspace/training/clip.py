@@ -1,4 +1,4 @@
-"""Trains the small CLIP: a ResNet visual tower and a text transformer (open_clip), on photographs and class captions."""
+"""Trains the small CLIP (open_clip): a ResNet and a text transformer, on photographs and class captions."""
 
 from __future__ import annotations
 
@@ -80,7 +80,9 @@ def run(recipe: CLIPRecipe, photographs: Path, checkpoint: Path, curve: Path, ou
     clip = fit(model, loss, evaluate, recipe, len(train), checkpoint, curve).clip
     preprocess = {"mean": mean, "std": std, "interpolation": "bicubic", "resize_mode": "shortest"}
     with atomic_dir(out) as aside:
-        save_file({k: v.half().contiguous() if v.is_floating_point() else v for k, v in clip.state_dict().items()},
-                  aside / "open_clip_model.safetensors")
+        save_file(
+            {k: v.half().contiguous() if v.is_floating_point() else v for k, v in clip.state_dict().items()},
+            aside / "open_clip_model.safetensors",
+        )
         config = {"model_cfg": recipe.model, "preprocess_cfg": preprocess}
         (aside / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")

@@ -51,8 +51,14 @@ def to_unit(pixels: torch.Tensor) -> torch.Tensor:
     return pixels.float() / 255
 
 
-def augment(images: torch.Tensor, size: int, generator: torch.Generator, *, min_scale: float = 0.35,
-            jitter: float = 0.3) -> torch.Tensor:
+def augment(
+    images: torch.Tensor,
+    size: int,
+    generator: torch.Generator,
+    *,
+    min_scale: float = 0.35,
+    jitter: float = 0.3,
+) -> torch.Tensor:
     """Random resized crop, flip and color jitter, a draw a sample: (N, 3, H, W) in [0, 1] to (N, 3, size, size).
 
     Crop area is uniform in [min_scale, 1] and its aspect log-uniform in [3/4, 4/3], as in torchvision's

@@ -116,8 +116,13 @@ def _schedule(step: int, steps: int) -> float:
 
 
 def _save(path: Path, recipe: Recipe, progress: tuple, model, average, optimizer) -> None:
-    state = {"recipe": _identity(recipe), "progress": progress, "model": model.state_dict(),
-             "average": average.state_dict(), "optimizer": optimizer.state_dict()}
+    state = {
+        "recipe": _identity(recipe),
+        "progress": progress,
+        "model": model.state_dict(),
+        "average": average.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
     with atomic_file(path) as aside:
         torch.save(state, aside)
 

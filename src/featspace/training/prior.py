@@ -7,13 +7,11 @@ tokenizer. Captions are dropped half of the time, so the empty prompt is the unc
 from __future__ import annotations
 
 import gzip
-import json
 from pathlib import Path
 
 import open_clip
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from featspace.files import atomic_dir
@@ -21,8 +19,15 @@ from featspace.training import data
 from featspace.training.loop import Recipe, fit
 from featspace.training.vae import encode
 
-SCHEDULE = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
-            "clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
+SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+}
 """Stable Diffusion's."""
 
 
@@ -60,8 +65,12 @@ def run(recipe: PriorRecipe, photographs: Path, vae: Path, checkpoint: Path, cur
     texts = [data.TEMPLATES[0].format(name) for name in names] + [""]
     captions = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
     torch.manual_seed(recipe.seed)
-    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
-           "pad_token_id": tokenizer.pad_token_id, "vocab_size": len(tokenizer)}
+    ids = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "vocab_size": len(tokenizer),
+    }
     model = Denoiser(UNet2DConditionModel(**recipe.unet), CLIPTextModel(CLIPTextConfig(**recipe.text, **ids)), captions)
     scheduler = DDIMScheduler(**SCHEDULE)
     alphas = scheduler.alphas_cumprod
@@ -96,8 +105,15 @@ def run(recipe: PriorRecipe, photographs: Path, vae: Path, checkpoint: Path, cur
 
     model = fit(model, loss, evaluate, recipe, len(latents), checkpoint, curve)
     pipeline = StableDiffusionPipeline(
-        vae=autoencoder.half(), text_encoder=model.text.half(), tokenizer=tokenizer, unet=model.unet.half(),
-        scheduler=scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+        vae=autoencoder.half(),
+        text_encoder=model.text.half(),
+        tokenizer=tokenizer,
+        unet=model.unet.half(),
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
     with atomic_dir(out) as aside:
         pipeline.save_pretrained(aside)
 
@@ -105,10 +121,17 @@ def run(recipe: PriorRecipe, photographs: Path, vae: Path, checkpoint: Path, cur
 def clip_tokenizer(length: int) -> CLIPTokenizer:
     """OpenAI's CLIP tokenizer, from the merges that open_clip carries; agrees with open_clip's own."""
     simple = open_clip.SimpleTokenizer()
-    merges = gzip.open(open_clip.tokenizer.default_bpe()).read().decode().split("\n")[1 : 49152 - 256 - 2 + 1]
-    return CLIPTokenizer(vocab=dict(simple.encoder), merges=[tuple(m.split()) for m in merges],
-                         unk_token="<|endoftext|>", bos_token="<|startoftext|>", eos_token="<|endoftext|>",
-                         pad_token="<|endoftext|>", model_max_length=length)
+    lines = gzip.decompress(Path(open_clip.tokenizer.default_bpe()).read_bytes()).decode().split("\n")
+    merges = lines[1 : 49152 - 256 - 2 + 1]  # as open_clip cuts them
+    return CLIPTokenizer(
+        vocab=dict(simple.encoder),
+        merges=[tuple(m.split()) for m in merges],
+        unk_token="<|endoftext|>",
+        bos_token="<|startoftext|>",
+        eos_token="<|endoftext|>",
+        pad_token="<|endoftext|>",
+        model_max_length=length,
+    )
 
 
 def _latents(vae: AutoencoderKL, photographs: Path, split: str, scale: float) -> tuple[torch.Tensor, torch.Tensor]:

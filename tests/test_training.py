@@ -1,0 +1,194 @@
+"""The trainers on toy photographs: exact resume, loadable folders, the tokenizer, the prior's layout."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+import open_clip
+import pandas as pd
+import pytest
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from PIL import Image
+from torch import nn
+
+from featspace.encoders import load_encoder
+from featspace.errors import FeatspaceError
+from featspace.training import classifier, clip, data, prior, vae
+from featspace.training.loop import Recipe, batch_indices, fit
+
+SPEED = {"batch": 4, "lr": 1e-3, "compile": False}
+UNET = {
+    "sample_size": 16,
+    "in_channels": 4,
+    "out_channels": 4,
+    "layers_per_block": 1,
+    "block_out_channels": [8, 8],
+    "norm_num_groups": 4,
+    "attention_head_dim": 2,
+    "cross_attention_dim": 8,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+}
+TEXT = {
+    "hidden_size": 8,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 77,
+    "projection_dim": 8,
+}
+VAE = {
+    "latent_channels": 4,
+    "sample_size": 64,
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "block_out_channels": [4, 4, 4],
+    "down_block_types": ["DownEncoderBlock2D"] * 3,
+    "up_block_types": ["UpDecoderBlock2D"] * 3,
+}
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """Twelve 64×64 images of two classes in the layout of the training data."""
+    folder = tmp_path_factory.mktemp("photographs")
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        rows = []
+        for i in range(12):
+            pixels = rng.integers(0, 128, (64, 64, 3), np.uint8) + np.uint8(100 * (i % 2))
+            encoded = io.BytesIO()
+            Image.fromarray(pixels).save(encoded, "WEBP")
+            rows.append({"image": {"bytes": encoded.getvalue(), "path": f"{i}.webp"}, "label": i % 2})
+        pd.DataFrame(rows).to_parquet(folder / f"{split}.parquet")
+    names = [{"label": 0, "name": "tabby, cat"}, {"label": 1, "name": "school bus"}]
+    (folder / "classes.json").write_text(json.dumps(names))
+    return folder
+
+
+def train_line(steps: int, folder, stop_at: int | None = None) -> nn.Module:
+    """A linear model trained by the loop, interrupted before step `stop_at` if that is given."""
+    torch.manual_seed(0)
+    model, x = nn.Linear(3, 1), torch.randn(10, 3)
+
+    def loss(model, indices, generator):
+        calls.append(indices)
+        if len(calls) == stop_at:
+            raise KeyboardInterrupt
+        noise = torch.randn(len(indices), 1, generator=generator)
+        return (model(x[indices]) - x[indices].sum(1, keepdim=True) + 0.1 * noise).square().mean()
+
+    calls: list = []
+    recipe = Recipe(steps=steps, checkpoint_seconds=-1, **SPEED)
+    return fit(model, loss, lambda m: {"bias": float(m.bias)}, recipe, 10, folder / "line.pt", folder / "line.csv")
+
+
+def test_an_interrupted_run_resumes_exactly(tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir()
+    parts.mkdir()
+    expected = train_line(12, whole)
+    with pytest.raises(KeyboardInterrupt):
+        train_line(12, parts, stop_at=7)
+    resumed = train_line(12, parts)
+    assert torch.equal(expected.weight, resumed.weight) and torch.equal(expected.bias, resumed.bias)
+    assert (whole / "line.csv").read_bytes() == (parts / "line.csv").read_bytes()
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(tmp_path):
+    train_line(3, tmp_path)
+    with pytest.raises(FeatspaceError, match="another recipe"):
+        train_line(4, tmp_path)
+
+
+def test_an_epoch_visits_every_sample_once():
+    seen = torch.cat([batch_indices(step, 4, 10, seed=1) for step in range(5)])
+    assert sorted(seen[:10].tolist()) == sorted(seen[10:].tolist()) == list(range(10))
+    assert seen[:10].tolist() != seen[10:].tolist()
+
+
+def test_augmentation_keeps_range_and_repeats():
+    images = torch.rand(6, 3, 64, 64)
+    first = data.augment(images, 32, torch.Generator().manual_seed(1))
+    again = data.augment(images, 32, torch.Generator().manual_seed(1))
+    assert torch.equal(first, again) and first.shape == (6, 3, 32, 32)
+    assert first.min() >= 0 and first.max() <= 1
+
+
+def test_augmentation_without_crop_or_jitter_is_the_image_or_its_mirror():
+    images = torch.rand(1, 3, 64, 64).expand(8, -1, -1, -1)
+    square = {"min_scale": 1.0, "jitter": 0.0}
+    generator = torch.Generator().manual_seed(0)
+    widths = torch.stack([data.augment(images, 64, generator, **square) for _ in range(3)]).flatten(0, 1)
+    # Only the aspect ratio is random then: constant images stay constant, and nothing leaves the range.
+    assert torch.allclose(data.augment(torch.full((4, 3, 8, 8), 0.25), 8, generator, **square), torch.tensor(0.25))
+    assert widths.min() >= images.min() - 1e-6 and widths.max() <= images.max() + 1e-6
+
+
+def test_tokenizer_agrees_with_open_clips():
+    texts = [
+        "",
+        "a photo of a tabby",
+        "A black motorbike parked on the dry ground!",
+        "naïve café 42",
+        "<x> & y's",
+    ]
+    ours = prior.clip_tokenizer(77)(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    theirs = open_clip.SimpleTokenizer(context_length=77)(texts)
+    for mine, reference in zip(ours, theirs, strict=True):
+        length = int((reference == 49407).nonzero()[0]) + 1  # open_clip pads with 0, Stable Diffusion with the end
+        assert torch.equal(mine[:length], reference[:length])
+        assert (mine[length:] == 49407).all()
+
+
+def test_classifier_folder_loads_and_classifies(photographs, tmp_path):
+    recipe = classifier.ClassifierRecipe(steps=2, architecture="test_resnet", **SPEED)
+    classifier.run(recipe, photographs, tmp_path / "c.pt", tmp_path / "c.csv", tmp_path / "out")
+    encoder = load_encoder(str(tmp_path / "out"))
+    assert encoder.input_size == (64, 64)
+    images, _ = data.load_split(photographs, "val")
+    assert encoder.classify(data.to_unit(images)).shape == (12, 2)
+    assert pd.read_csv(tmp_path / "c.csv").columns.tolist() == ["step", "loss", "top1"]
+
+
+def test_clip_folder_loads_with_both_towers(photographs, tmp_path):
+    model = {
+        "embed_dim": 8,
+        "vision_cfg": {"layers": [1, 1, 1, 1], "width": 8, "head_width": 64, "image_size": 64},
+        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1},
+    }
+    recipe = clip.CLIPRecipe(steps=2, model=model, **SPEED)
+    clip.run(recipe, photographs, tmp_path / "c.pt", tmp_path / "c.csv", tmp_path / "out")
+    encoder = load_encoder(str(tmp_path / "out"))
+    images, _ = data.load_split(photographs, "val")
+    assert encoder(data.to_unit(images)).shape == (12, 8)
+    assert encoder.encode_text(["a photo of a tabby"]).shape == (1, 8)
+
+
+def test_prior_folder_is_a_stable_diffusion_pipeline(photographs, tmp_path):
+    vae.run(
+        vae.VAERecipe(steps=2, model=VAE, **SPEED),
+        photographs,
+        tmp_path / "v.pt",
+        tmp_path / "v.csv",
+        tmp_path / "vae",
+    )
+    latents = vae.encode(AutoencoderKL.from_pretrained(tmp_path / "vae"), data.load_split(photographs, "train")[0])
+    scaled = latents * AutoencoderKL.from_pretrained(tmp_path / "vae").config.scaling_factor
+    assert abs(float(scaled.std()) - 1) < 0.02
+    recipe = prior.PriorRecipe(steps=2, unet=UNET, text=TEXT, **SPEED)
+    prior.run(recipe, photographs, tmp_path / "vae", tmp_path / "p.pt", tmp_path / "p.csv", tmp_path / "out")
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "out", torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    options = {
+        "num_inference_steps": 2,
+        "guidance_scale": 1.0,
+        "output_type": "np",
+        "height": 64,
+        "width": 64,
+    }
+    image = pipeline("a photo of a tabby", generator=torch.Generator().manual_seed(0), **options).images
+    assert image.shape == (1, 64, 64, 3) and np.isfinite(image).all()

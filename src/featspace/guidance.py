@@ -107,9 +107,9 @@ def guided_decode(
     """Images whose features come to match their targets: the paper's update with self-recurrence (its Section 3).
 
     `predict_noise(z, t)` is ε_θ(z_t, t, c); `decode_latents(z)` the image D(z); `distance(x)` ℓ(x), (N,),
-    differentiable; `draw_noise()` a fresh standard normal (N, C, h, w), a sample from a generator of its own. It is called for z_T,
-    then in each evaluation for the ancestral noise (not at the last step) and for the re-noising (not in a step's last
-    evaluation). `weight` 0 is the plain ancestral sampler. `clip_std` is κ; None clamps nothing.
+    differentiable; `draw_noise()` a fresh standard normal (N, C, h, w), a sample from a generator of its own. It is
+    called for z_T, then in each evaluation for the ancestral noise (not at the last step) and for the re-noising (not
+    in a step's last evaluation). `weight` 0 is the plain ancestral sampler. `clip_std` is κ; None clamps nothing.
 
     Raises FeatspaceError if a sample never had a finite distance. A sample whose gradient is not finite is left
     unguided in that evaluation.

@@ -41,7 +41,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     resnet = randomize(timm.create_model("test_resnet", num_classes=5), 1)
     save_for_hf(resnet.half(), root / "resnet", safe_serialization=True, data_config={"input_size": (3, 64, 64)})
     vit = randomize(timm.create_model("test_vit", num_classes=5, img_size=64), 2)
-    save_for_hf(vit.half(), root / "vit", safe_serialization=True)
+    save_for_hf(vit.half(), root / "vit", safe_serialization=True, data_config={"input_size": (3, 64, 64)})
     write_open_clip(root / "clip", CLIP_CONFIG)
     write_transformers(root)
     return root

@@ -3,53 +3,62 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from featspace.errors import FeatspaceError, UsageError
+from featspace.training import cards, classifier, clip, prior
+from featspace.training import vae as autoencoder
+from featspace.training.loop import Recipe
 
 MODELS = ("vae", "resnet", "vit", "judge", "clip", "prior")
 
 
 def train(
     name: str,
+    out: Annotated[Path, typer.Option()],
     params: Path = Path("params.yaml"),
     photographs: Path = Path("photographs"),
     checkpoints: Path = Path("checkpoints"),
     curves: Path = Path("curves"),
-    vae: Path = Path("checkpoints/vae"),
-    out: Path | None = None,
+    vae: Path = Path("autoencoder"),
 ) -> None:
     """Trains NAME (vae, resnet, vit, judge, clip or prior) by its recipe and writes its folder to OUT.
 
     An interrupted run goes on from its checkpoint. The prior needs the trained autoencoder (--vae).
     """
-    from featspace.training import classifier, clip, prior
-    from featspace.training import vae as autoencoder
-
     if name not in MODELS:
         raise UsageError(f"{name}: no such model; choose one of {', '.join(MODELS)}")
-    kinds = {"vae": autoencoder.VAERecipe, "clip": clip.CLIPRecipe, "prior": prior.PriorRecipe}
-    recipes = YAML(typ="safe").load(params.read_text())
-    try:
-        recipe = kinds.get(name, classifier.ClassifierRecipe)(**recipes[name])
-    except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join(str(part) for part in problem["loc"])
-        raise UsageError(f"{params}: {name}.{key} is {problem['input']}: {problem['msg']}") from None
-    checkpoint, curve, out = checkpoints / f"{name}.pt", curves / f"{name}.csv", out or checkpoints / name
+    recipe = _recipe(params, name)
+    checkpoint, curve = checkpoints / f"{name}.pt", curves / f"{name}.csv"
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     curve.parent.mkdir(parents=True, exist_ok=True)
     if name == "vae":
         autoencoder.run(recipe, photographs, checkpoint, curve, out)
+        return  # a part of the prior, whose card describes it
+    parts, measured = {name: recipe}, {name: curve}
+    if name == "prior":
+        prior.run(recipe, photographs, vae, checkpoint, curve, out)
+        parts, measured = {"vae": _recipe(params, "vae"), **parts}, {"vae": curves / "vae.csv", **measured}
     elif name == "clip":
         clip.run(recipe, photographs, checkpoint, curve, out)
-    elif name == "prior":
-        prior.run(recipe, photographs, vae, checkpoint, curve, out)
     else:
         classifier.run(recipe, photographs, checkpoint, curve, out)
+    cards.write(out, name, parts, measured)
+
+
+def _recipe(params: Path, name: str) -> Recipe:
+    """The recipe of a model in the parameter file. Raises UsageError that names a wrong key."""
+    kinds = {"vae": autoencoder.VAERecipe, "clip": clip.CLIPRecipe, "prior": prior.PriorRecipe}
+    try:
+        return kinds.get(name, classifier.ClassifierRecipe)(**YAML(typ="safe").load(params.read_text())[name])
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(str(part) for part in problem["loc"])
+        raise UsageError(f"{params}: {name}.{key} is {problem['input']}: {problem['msg']}") from None
 
 
 if __name__ == "__main__":

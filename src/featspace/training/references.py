@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
 from featspace.encoders import load_encoder
+from featspace.errors import FeatspaceError
 from featspace.files import atomic_file
 from featspace.training import data
 
@@ -20,3 +22,10 @@ def run(network: Path, photographs: Path, out: Path) -> None:
     features = torch.cat([encoder(data.to_unit(part)) for part in images.split(64)])
     with atomic_file(out) as aside:
         save_file({"features": features.half()}, aside)
+
+
+if __name__ == "__main__":
+    try:
+        run(*map(Path, sys.argv[1:]))
+    except FeatspaceError as error:
+        sys.exit(f"featspace: error: {error}")

@@ -12,11 +12,11 @@ from featspace.files import atomic_file
 from featspace.training.loop import Recipe
 
 KINDS = {
-    "prior": "Latent diffusion prior, 64×64 pixels, in Stable Diffusion's layout: AutoencoderKL (latents 4×16×16), UNet\n"
-    "with cross-attention, CLIP text encoder and tokenizer. It predicts noise; captions were dropped half of the time,\n"
-    "so the empty prompt is the unconditional model. It opens with `diffusers.StableDiffusionPipeline`.",
-    "clip": "CLIP model with a ResNet visual tower, in open_clip's layout. It saw one caption a class, in seven wordings.\n"
-    "Other words mean nothing to it.",
+    "prior": "Latent diffusion prior, 64×64 pixels, in Stable Diffusion's layout: AutoencoderKL (latents 4×16×16),\n"
+    "UNet with cross-attention, CLIP text encoder and tokenizer. It predicts noise; captions were dropped half of the\n"
+    "time, so the empty prompt is the unconditional model. It opens with `diffusers.StableDiffusionPipeline`.",
+    "clip": "CLIP model with a ResNet visual tower, in open_clip's layout. It saw one caption a class, in seven\n"
+    "wordings; other words mean nothing to it.",
     "resnet": "ResNet classifier of 50 classes, in timm's layout; the feature is the pooled one.",
     "vit": "ViT classifier of 50 classes, in timm's layout; the feature is the class token.",
     "judge": "CSPDarknet classifier of 50 classes, in timm's layout. It takes no part in guidance: it judges images.",

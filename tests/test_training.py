@@ -183,6 +183,7 @@ def test_prior_folder_is_a_stable_diffusion_pipeline(photographs, tmp_path):
     prior.run(recipe, photographs, tmp_path / "vae", tmp_path / "p.pt", tmp_path / "p.csv", tmp_path / "out")
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "out", torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
+    assert pipeline.tokenizer("a photo of a tabby").input_ids == [49406, 320, 1125, 539, 320, 36145, 49407]
     options = {
         "num_inference_steps": 2,
         "guidance_scale": 1.0,

@@ -105,7 +105,7 @@ def fit(
             _save(checkpoint, recipe, (step, rows, running, seen), model, average, optimizer)
             saved = time.monotonic()
     progress.close()
-    return average.module.eval()
+    return average.module.to(memory_format=torch.contiguous_format).eval()
 
 
 def _schedule(step: int, steps: int) -> float:

@@ -120,18 +120,13 @@ def run(recipe: PriorRecipe, photographs: Path, vae: Path, checkpoint: Path, cur
 
 def clip_tokenizer(length: int) -> CLIPTokenizer:
     """OpenAI's CLIP tokenizer, from the merges that open_clip carries; agrees with open_clip's own."""
-    simple = open_clip.SimpleTokenizer()
+    start, end = "<|startoftext|>", "<|endoftext|>"
+    names = {"<start_of_text>": start, "<end_of_text>": end}  # open_clip's for the same two tokens
+    vocabulary = {names.get(token, token): i for token, i in open_clip.SimpleTokenizer().encoder.items()}
     lines = gzip.decompress(Path(open_clip.tokenizer.default_bpe()).read_bytes()).decode().split("\n")
-    merges = lines[1 : 49152 - 256 - 2 + 1]  # as open_clip cuts them
-    return CLIPTokenizer(
-        vocab=dict(simple.encoder),
-        merges=[tuple(m.split()) for m in merges],
-        unk_token="<|endoftext|>",
-        bos_token="<|startoftext|>",
-        eos_token="<|endoftext|>",
-        pad_token="<|endoftext|>",
-        model_max_length=length,
-    )
+    merges = [tuple(line.split()) for line in lines[1 : 49152 - 256 - 2 + 1]]  # as open_clip cuts them
+    special = {"bos_token": start, "eos_token": end, "unk_token": end, "pad_token": end}
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=length, **special)
 
 
 def _latents(vae: AutoencoderKL, photographs: Path, split: str, scale: float) -> tuple[torch.Tensor, torch.Tensor]:

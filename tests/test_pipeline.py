@@ -187,7 +187,7 @@ def test_an_image_depends_on_its_seed_and_not_on_the_batch(tmp_path, project):
 
 
 def test_pipeline_as_a_diffusers_user_calls_it(project):
-    pipeline = FeatureDecodingPipeline.from_pretrained(project / "data/models/prior", torch_dtype=torch.float32)
+    pipeline = FeatureDecodingPipeline.from_pretrained(project / "data/models/prior", dtype=torch.float32)
     encoder, seen = load_encoder(str(project / "data/models/resnet")), []
     target = encoder(to_tensor(read_image(project / "photo.jpg"))[None])
     schedule = {"steps": 3, "recurrences": 1, "emphasis_steps": 0}

@@ -104,6 +104,26 @@ def test_a_checkpoint_of_another_recipe_is_refused(tmp_path):
         train_line(4, tmp_path)
 
 
+def test_averaging_keeps_masks_whole(tmp_path):
+    """An infinite constant, such as an attention mask, has no average: inf − inf is NaN."""
+
+    class Masked(nn.Linear):
+        def __init__(self):
+            super().__init__(2, 2)
+            self.register_buffer("mask", torch.tensor([0.0, -torch.inf]), persistent=False)
+
+        def forward(self, x):
+            return (super().forward(x) + self.mask).softmax(-1)
+
+    def finite(model) -> dict[str, float]:
+        return {"finite": float(model(torch.ones(1, 2)).isfinite().all())}
+
+    recipe = Recipe(steps=3, **SPEED)
+    files = tmp_path / "m.pt", tmp_path / "m.csv"
+    fit(Masked(), lambda model, *_: model(torch.ones(1, 2)).square().sum(), finite, recipe, 4, *files)
+    assert (pd.read_csv(files[1])["finite"] == 1).all()
+
+
 def test_an_epoch_visits_every_sample_once():
     seen = torch.cat([batch_indices(step, 4, 10, seed=1) for step in range(5)])
     assert sorted(seen[:10].tolist()) == sorted(seen[10:].tolist()) == list(range(10))
@@ -181,7 +201,7 @@ def test_prior_folder_is_a_stable_diffusion_pipeline(photographs, tmp_path):
     assert abs(float(scaled.std()) - 1) < 0.02
     recipe = prior.PriorRecipe(steps=2, unet=UNET, text=TEXT, **SPEED)
     prior.run(recipe, photographs, tmp_path / "vae", tmp_path / "p.pt", tmp_path / "p.csv", tmp_path / "out")
-    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "out", torch_dtype=torch.float32)
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "out", dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     assert pipeline.tokenizer("a photo of a tabby").input_ids == [49406, 320, 1125, 539, 320, 36145, 49407]
     options = {

@@ -95,6 +95,7 @@ def fit(
         if step % 20 == 0:
             progress.set_postfix(loss=f"{running / seen:.4f}", refresh=False)
         if step == recipe.steps or step % max(1, recipe.steps // evaluations) == 0:
+            _restore_constants(average.module, model)
             average.eval()
             rows.append({"step": step, "loss": running / seen, **evaluate(average.module)})
             with atomic_file(curve) as aside:
@@ -105,7 +106,16 @@ def fit(
             _save(checkpoint, recipe, (step, rows, running, seen), model, average, optimizer)
             saved = time.monotonic()
     progress.close()
+    _restore_constants(average.module, model)
     return average.module.to(memory_format=torch.contiguous_format).eval()
+
+
+def _restore_constants(average: nn.Module, model: nn.Module) -> None:
+    """Copies the buffers that no state dict holds: masks with −inf in them, whose average is NaN."""
+    saved, constants = model.state_dict(), dict(model.named_buffers())
+    for name, buffer in average.named_buffers():
+        if name not in saved:
+            buffer.copy_(constants[name])
 
 
 def _schedule(step: int, steps: int) -> float:

@@ -56,7 +56,7 @@ class Denoiser(torch.nn.Module):
 
 def run(recipe: PriorRecipe, photographs: Path, vae: Path, checkpoint: Path, curve: Path, out: Path) -> None:
     """Trains on the latents of the training split and their mirror images; writes the pipeline folder `out`."""
-    autoencoder = AutoencoderKL.from_pretrained(vae, torch_dtype=torch.float32).eval()
+    autoencoder = AutoencoderKL.from_pretrained(vae, dtype=torch.float32).eval()
     scale = autoencoder.config.scaling_factor
     latents, labels = _latents(autoencoder, photographs, "train", scale)
     held_out, held_out_labels = _latents(autoencoder, photographs, "val", scale)

@@ -16,7 +16,7 @@ from torch import nn
 
 from featspace.encoders import load_encoder
 from featspace.errors import FeatspaceError
-from featspace.training import classifier, clip, data, prior, vae
+from featspace.training import cards, classifier, clip, data, photographs, prior, vae
 from featspace.training.loop import Recipe, batch_indices, fit
 
 SPEED = {"batch": 4, "lr": 1e-3, "compile": False}
@@ -52,7 +52,7 @@ VAE = {
 
 
 @pytest.fixture(scope="module")
-def photographs(tmp_path_factory):
+def toy_photographs(tmp_path_factory):
     """Twelve 64×64 images of two classes in the layout of the training data."""
     folder = tmp_path_factory.mktemp("photographs")
     rng = np.random.default_rng(0)
@@ -164,43 +164,43 @@ def test_tokenizer_agrees_with_open_clips():
         assert (mine[length:] == 49407).all()
 
 
-def test_classifier_folder_loads_and_classifies(photographs, tmp_path):
+def test_classifier_folder_loads_and_classifies(toy_photographs, tmp_path):
     recipe = classifier.ClassifierRecipe(steps=2, architecture="test_resnet", **SPEED)
-    classifier.run(recipe, photographs, tmp_path / "c.pt", tmp_path / "c.csv", tmp_path / "out")
+    classifier.run(recipe, toy_photographs, tmp_path / "c.pt", tmp_path / "c.csv", tmp_path / "out")
     encoder = load_encoder(str(tmp_path / "out"))
     assert encoder.input_size == (64, 64)
-    images, _ = data.load_split(photographs, "val")
+    images, _ = data.load_split(toy_photographs, "val")
     assert encoder.classify(data.to_unit(images)).shape == (12, 2)
     assert pd.read_csv(tmp_path / "c.csv").columns.tolist() == ["step", "loss", "top1"]
 
 
-def test_clip_folder_loads_with_both_towers(photographs, tmp_path):
+def test_clip_folder_loads_with_both_towers(toy_photographs, tmp_path):
     model = {
         "embed_dim": 8,
         "vision_cfg": {"layers": [1, 1, 1, 1], "width": 8, "head_width": 64, "image_size": 64},
         "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1},
     }
     recipe = clip.CLIPRecipe(steps=2, model=model, **SPEED)
-    clip.run(recipe, photographs, tmp_path / "c.pt", tmp_path / "c.csv", tmp_path / "out")
+    clip.run(recipe, toy_photographs, tmp_path / "c.pt", tmp_path / "c.csv", tmp_path / "out")
     encoder = load_encoder(str(tmp_path / "out"))
-    images, _ = data.load_split(photographs, "val")
+    images, _ = data.load_split(toy_photographs, "val")
     assert encoder(data.to_unit(images)).shape == (12, 8)
     assert encoder.encode_text(["a photo of a tabby"]).shape == (1, 8)
 
 
-def test_prior_folder_is_a_stable_diffusion_pipeline(photographs, tmp_path):
+def test_prior_folder_is_a_stable_diffusion_pipeline(toy_photographs, tmp_path):
     vae.run(
         vae.VAERecipe(steps=2, model=VAE, **SPEED),
-        photographs,
+        toy_photographs,
         tmp_path / "v.pt",
         tmp_path / "v.csv",
         tmp_path / "vae",
     )
-    latents = vae.encode(AutoencoderKL.from_pretrained(tmp_path / "vae"), data.load_split(photographs, "train")[0])
+    latents = vae.encode(AutoencoderKL.from_pretrained(tmp_path / "vae"), data.load_split(toy_photographs, "train")[0])
     scaled = latents * AutoencoderKL.from_pretrained(tmp_path / "vae").config.scaling_factor
     assert abs(float(scaled.std()) - 1) < 0.02
     recipe = prior.PriorRecipe(steps=2, unet=UNET, text=TEXT, **SPEED)
-    prior.run(recipe, photographs, tmp_path / "vae", tmp_path / "p.pt", tmp_path / "p.csv", tmp_path / "out")
+    prior.run(recipe, toy_photographs, tmp_path / "vae", tmp_path / "p.pt", tmp_path / "p.csv", tmp_path / "out")
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "out", dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     assert pipeline.tokenizer("a photo of a tabby").input_ids == [49406, 320, 1125, 539, 320, 36145, 49407]
@@ -213,3 +213,38 @@ def test_prior_folder_is_a_stable_diffusion_pipeline(photographs, tmp_path):
     }
     image = pipeline("a photo of a tabby", generator=torch.Generator().manual_seed(0), **options).images
     assert image.shape == (1, 64, 64, 3) and np.isfinite(image).all()
+
+
+def test_photographs_come_from_the_public_archive(tmp_path):
+    """Every training image of the listed classes, and of each the first validation images that the list names."""
+    archive, annotations = tmp_path / "tiny-imagenet-200", []
+    (archive / "val" / "images").mkdir(parents=True)
+    for wnid, level in (("n01", 60), ("n02", 180), ("n03", 240)):
+        (archive / "train" / wnid / "images").mkdir(parents=True)
+        for i in range(3):
+            image = Image.new("L" if i == 0 else "RGB", (64, 64), level if i == 0 else (level, level, level))
+            image.save(archive / "train" / wnid / "images" / f"{wnid}_{i}.JPEG")
+            image.save(archive / "val" / "images" / f"val_{wnid}_{i}.JPEG")
+            annotations.append(f"val_{wnid}_{i}.JPEG\t{wnid}\t0\t0\t62\t62")
+    (archive / "val" / "val_annotations.txt").write_text("\n".join(annotations))
+    classes = tmp_path / "classes.json"
+    names = [{"label": 0, "wnid": "n02", "name": "dog"}, {"label": 1, "wnid": "n01", "name": "cat, tabby"}]
+    classes.write_text(json.dumps(names))
+    photographs.run(archive, classes, tmp_path / "out")
+    for split in ("train", "val"):
+        images, labels = data.load_split(tmp_path / "out", split)
+        assert labels.tolist() == [0, 0, 0, 1, 1, 1]
+        assert (images.float().mean((1, 2, 3)) - torch.tensor([180.0] * 3 + [60.0] * 3)).abs().max() < 3
+    assert data.class_names(tmp_path / "out") == ["dog", "cat"]
+    (archive / "val" / "val_annotations.txt").unlink()
+    with pytest.raises(FeatspaceError, match="val_annotations.txt: no such file"):
+        photographs.run(archive, classes, tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
+def test_card_states_the_last_measurement(tmp_path):
+    (tmp_path / "curve.csv").write_text("step,loss,top1\n1,3.1,0.25\n2,2.0,0.4384\n")
+    cards.write(tmp_path, "resnet", {"resnet": Recipe(steps=2, **SPEED)}, {"resnet": tmp_path / "curve.csv"})
+    text = (tmp_path / "README.md").read_text()
+    assert "| resnet | top-1 accuracy, 50 classes | 0.4384 |" in text
+    assert "research" in text and "batch: 4" in text and "0.25" not in text

@@ -38,7 +38,10 @@ def write(folder: Path, name: str, recipes: dict[str, Recipe], curves: dict[str,
         if key in MEASURES
     ]
     recipe = io.StringIO()
-    YAML(typ="safe").dump({part: recipe.model_dump(mode="json") for part, recipe in recipes.items()}, recipe)
+    YAML(typ="safe").dump(
+        {part: recipe.model_dump(mode="json", exclude={"checkpoint_seconds"}) for part, recipe in recipes.items()},
+        recipe,
+    )
     size = sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / 2**20
     text = "\n".join(
         [

@@ -78,6 +78,7 @@ def run(recipe: CLIPRecipe, photographs: Path, checkpoint: Path, curve: Path, ou
         return {"zero_shot_top1": float(torch.cat(hits).float().mean())}
 
     clip = fit(model, loss, evaluate, recipe, len(train), checkpoint, curve).clip
+    _balance(clip, normalize(data.to_unit(held_out[:256])), tokens[:, 0])
     preprocess = {"mean": mean, "std": std, "interpolation": "bicubic", "resize_mode": "shortest"}
     with atomic_dir(out) as aside:
         save_file(
@@ -86,3 +87,15 @@ def run(recipe: CLIPRecipe, photographs: Path, checkpoint: Path, curve: Path, ou
         )
         config = {"model_cfg": recipe.model, "preprocess_cfg": preprocess}
         (aside / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+@torch.no_grad()
+def _balance(clip: open_clip.CLIP, images: torch.Tensor, tokens: torch.Tensor) -> None:
+    """Scales the text projection so that text features are as long as image features on average.
+
+    The contrast only sees directions, so the scale is free; a decoder that is given a text feature as its target
+    compares raw features, and would spend itself on the length.
+    """
+    where = next(clip.parameters()).device
+    image, text = clip.encode_image(images.to(where)), clip.encode_text(tokens.to(where))
+    clip.text_projection *= image.norm(dim=1).mean() / text.norm(dim=1).mean()

@@ -28,7 +28,7 @@ from featspace.errors import UsageError
 from featspace.features import read_features
 from featspace.files import write_checksums
 from featspace.images import read_image, to_tensor
-from featspace.pipeline import FeatureDecodingPipeline
+from featspace.pipeline import FeatureDecodingPipeline, FeatureDistance, as_saved
 from featspace.training.prior import SCHEDULE, clip_tokenizer
 
 CLIP = {
@@ -214,6 +214,18 @@ def test_pipeline_as_a_diffusers_user_calls_it(project):
     assert np.array_equal(images, out.images) and torch.equal(distances, out.distances)
     with pytest.raises(UsageError, match="output_type"):
         pipeline(target, encoder, output_type="jpeg")
+
+
+def test_the_loss_at_the_true_image_is_zero_and_rounding_passes_gradients(project):
+    encoder = load_encoder(str(project / "data/models/resnet"))
+    image = to_tensor(read_image(project / "photo.jpg"))[None]
+    loss = FeatureDistance(encoder, encoder(image))
+    scale = encoder(image).square().sum()
+    assert loss(image * 2 - 1) < 1e-6 * scale < loss(-(image * 2 - 1))
+    x = torch.tensor([-1.5, -0.123, 0.456, 1.5], requires_grad=True)
+    y = as_saved(x)
+    assert torch.equal((y * 255).round() / 255, y) and y.min() >= 0 and y.max() <= 1
+    assert torch.autograd.grad(y.sum(), x)[0].tolist() == [0.0, 0.5, 0.5, 0.0]
 
 
 def test_seeds_differ_by_run_target_and_sample():

@@ -83,7 +83,7 @@ def train_line(steps: int, folder, stop_at: int | None = None) -> nn.Module:
 
     calls: list = []
     recipe = Recipe(steps=steps, checkpoint_seconds=-1, **SPEED)
-    return fit(model, loss, lambda m: {"bias": float(m.bias)}, recipe, 10, folder / "line.pt", folder / "line.csv")
+    return fit(model, loss, lambda m: {"bias": m.bias.item()}, recipe, 10, folder / "line.pt", folder / "line.csv")
 
 
 def test_an_interrupted_run_resumes_exactly(tmp_path):

@@ -2,111 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import socket
 from pathlib import Path
 
 import numpy as np
-import open_clip
 import pandas as pd
 import pytest
-import skimage.data
-import timm
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
-from ruamel.yaml import YAML
-from safetensors.torch import load_file, save_file
-from test_training import TEXT, UNET, VAE
-from timm.models import save_for_hf
-from transformers import CLIPTextConfig, CLIPTextModel
+from safetensors.torch import load_file
 
 from featspace import decoding
 from featspace.cli import main
 from featspace.encoders import load_encoder
 from featspace.errors import UsageError
 from featspace.features import read_features
-from featspace.files import write_checksums
 from featspace.images import read_image, to_tensor
 from featspace.pipeline import FeatureDecodingPipeline, FeatureDistance, as_saved
-from featspace.training.prior import SCHEDULE, clip_tokenizer
 
-CLIP = {
-    "embed_dim": 16,
-    "vision_cfg": {"layers": [1, 1, 1, 1], "width": 8, "head_width": 64, "image_size": 64},
-    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1},
-}
-
-
-def write_prior(folder: Path) -> None:
-    """An untrained prior in Stable Diffusion's layout, in half precision."""
-    tokenizer = clip_tokenizer(77)
-    ids = {"bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 49407, "vocab_size": len(tokenizer)}
-    StableDiffusionPipeline(
-        vae=AutoencoderKL(**VAE, scaling_factor=1.5).half(),
-        text_encoder=CLIPTextModel(CLIPTextConfig(**TEXT, **ids)).half(),
-        tokenizer=tokenizer,
-        unet=UNet2DConditionModel(**UNET).half(),
-        scheduler=DDIMScheduler(**SCHEDULE),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    ).save_pretrained(folder)
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory) -> Path:
-    """A folder with params.yaml, tiny models in data/models with their manifest, and a photograph."""
-    root = tmp_path_factory.mktemp("project")
-    models = root / "data" / "models"
-    torch.manual_seed(0)
-    write_prior(models / "prior")
-    for name in ("resnet", "judge"):
-        network = timm.create_model("test_resnet", num_classes=5)
-        save_for_hf(network.half(), models / name, safe_serialization=True, data_config={"input_size": (3, 64, 64)})
-    (models / "clip").mkdir()
-    clip = open_clip.CLIP(**CLIP).half().state_dict()
-    save_file({k: v.contiguous() for k, v in clip.items()}, models / "clip" / "open_clip_model.safetensors")
-    preprocess = {"mean": [0.5] * 3, "std": [0.25] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
-    config = {"model_cfg": CLIP, "preprocess_cfg": preprocess}
-    (models / "clip" / "open_clip_config.json").write_text(json.dumps(config))
-    (models / "references").mkdir()
-    for name in ("resnet", "clip"):
-        dim = load_encoder(str(models / name)).dim
-        save_file({"features": torch.randn(20, dim).half()}, models / "references" / f"{name}.safetensors")
-    write_checksums([models], models / "SHA256SUMS")
-    profile = {
-        "prior": "data/models/prior",
-        "resolution": 64,
-        "encoders": {"clip": {"network": "data/models/clip"}, "resnet": {"network": "data/models/resnet"}},
-        "judge": "data/models/judge",
-        "decode": {
-            "steps": 3,
-            "recurrences": 1,
-            "emphasis_steps": 1,
-            "emphasis_recurrences": 2,
-            "samples": 2,
-            "batch": 3,
-        },
-        "photos": {"cat": {"image": "skimage:chelsea"}, "cup": {"image": "skimage:coffee"}},
-        "captions": {"tabby": "a photo of a tabby"},
-        "similarity": {"jpeg": [90, 75], "bootstrap": 50},
-    }
-    YAML(typ="safe").dump({"seed": 0, "mini": profile}, root / "params.yaml")
-    Image.fromarray(skimage.data.rocket()).save(root / "photo.jpg")
-    return root
-
-
-@pytest.fixture(autouse=True)
-def offline(monkeypatch, project):
-    """Runs in the project's folder; any attempt to open a connection fails the test."""
-
-    def refuse(*args, **kwargs):
-        raise AssertionError(f"the network was used: {args}")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.chdir(project)
+pytestmark = pytest.mark.usefixtures("offline")
 
 
 def build(out: Path) -> None:
@@ -231,80 +144,6 @@ def test_the_loss_at_the_true_image_is_zero_and_rounding_passes_gradients(projec
 def test_seeds_differ_by_run_target_and_sample():
     seeds = {decoding.seed_of(*key) for key in [(0, "a", 0), (0, "a", 1), (0, "b", 0), (1, "a", 0)]}
     assert len(seeds) == 4 and all(0 <= seed < 2**63 for seed in seeds)
-
-
-FAILURES = {
-    "a text file": (["decode", "params.yaml", "--encoder", "resnet"], 1, "params.yaml: not an image"),
-    "no such file": (["decode", "no.jpg", "--encoder", "resnet"], 1, "no.jpg: no such file"),
-    "a cut-off image": (["decode", "cut.jpg", "--encoder", "resnet"], 1, "cut.jpg: the image is damaged"),
-    "a tiny image": (["decode", "tiny.png", "--encoder", "resnet"], 1, "tiny.png: 7x9 pixels"),
-    "unknown encoder": (["decode", "photo.jpg", "--encoder", "resnt"], 2, "did you mean resnet?"),
-    "steps out of range": (["decode", "photo.jpg", "--encoder", "resnet", "--steps", "1"], 2, "steps is 1"),
-    "negative weight": (
-        ["decode", "photo.jpg", "--encoder", "resnet", "--weight", "-1"],
-        2,
-        "guidance_weight is -1",
-    ),
-    "no text tower": (["decode", "--text", "a cat", "--encoder", "resnet"], 1, "has no text tower"),
-    "nothing to decode": (["decode", "--encoder", "resnet"], 2, "nothing to decode"),
-    "unknown option": (["decode", "photo.jpg", "--encoder", "resnet", "--fast"], 2, "--fast"),
-    "unknown profile": (["decode", "photo.jpg", "--encoder", "resnet", "--profile", "maxi"], 2, "maxi"),
-    "another encoder's features": (
-        ["decode", "wrong.safetensors", "--encoder", "resnet"],
-        1,
-        "wrong.safetensors",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", FAILURES)
-def test_bad_input_is_one_line_and_leaves_nothing(case, tmp_path, capsys, project):
-    arguments, status, message = FAILURES[case]
-    Path("cut.jpg").write_bytes(Path("photo.jpg").read_bytes()[:5000])
-    Image.new("RGB", (7, 9)).save("tiny.png")
-    save_file({"x": torch.zeros(3)}, "wrong.safetensors")
-    with pytest.raises(SystemExit) as stop:
-        main([*arguments, "--out", str(tmp_path / "out")])
-    error = capsys.readouterr().err
-    line = error.strip().splitlines()[-1]
-    assert stop.value.code == status
-    assert line.startswith("featspace: error:") and message in line and "Traceback" not in error
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_altered_and_missing_and_pickled_weights_are_named(tmp_path, capsys, project):
-    weights = project / "data/models/resnet/model.safetensors"
-    whole = weights.read_bytes()
-
-    def failing(*what):
-        with pytest.raises(SystemExit) as stop:
-            main(["decode", "photo.jpg", "--encoder", "resnet", "--out", str(tmp_path / "out")])
-        error = capsys.readouterr().err
-        assert stop.value.code == 1 and all(part in error for part in what) and "Traceback" not in error
-        assert not (tmp_path / "out").exists()
-
-    try:
-        weights.write_bytes(whole[:-4] + b"\0\1\0\1")
-        failing("model.safetensors", "altered")
-        weights.unlink()
-        failing("model.safetensors", "missing")
-        weights.write_bytes(whole)
-        (project / "data/models/resnet/model.bin").write_bytes(b"pickle")
-        failing("model.bin")
-    finally:
-        (project / "data/models/resnet/model.bin").unlink(missing_ok=True)
-        weights.write_bytes(whole)
-
-
-def test_an_interrupted_decoding_leaves_nothing(tmp_path, capsys, monkeypatch, project):
-    def interrupt(*args):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(decoding._Watch, "__call__", interrupt)
-    with pytest.raises(SystemExit) as stop:
-        main(["decode", "photo.jpg", "--encoder", "resnet", "--out", str(tmp_path / "out")])
-    assert stop.value.code == 1 and "interrupted" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_features_of_a_photograph_do_not_depend_on_the_others(tmp_path, project):

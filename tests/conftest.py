@@ -1,0 +1,101 @@
+"""A whole project in a temporary folder: parameters, tiny models in their real layouts, a photograph."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import open_clip
+import pytest
+import skimage.data
+import timm
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image
+from ruamel.yaml import YAML
+from safetensors.torch import save_file
+from test_training import TEXT, UNET, VAE
+from timm.models import save_for_hf
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from featspace.encoders import load_encoder
+from featspace.files import write_checksums
+from featspace.training.prior import SCHEDULE, clip_tokenizer
+
+CLIP = {
+    "embed_dim": 16,
+    "vision_cfg": {"layers": [1, 1, 1, 1], "width": 8, "head_width": 64, "image_size": 64},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1},
+}
+
+
+def write_prior(folder: Path) -> None:
+    """An untrained prior in Stable Diffusion's layout, in half precision."""
+    tokenizer = clip_tokenizer(77)
+    ids = {"bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 49407, "vocab_size": len(tokenizer)}
+    StableDiffusionPipeline(
+        vae=AutoencoderKL(**VAE, scaling_factor=1.5).half(),
+        text_encoder=CLIPTextModel(CLIPTextConfig(**TEXT, **ids)).half(),
+        tokenizer=tokenizer,
+        unet=UNet2DConditionModel(**UNET).half(),
+        scheduler=DDIMScheduler(**SCHEDULE),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    """A folder with params.yaml, tiny models in data/models with their manifest, and a photograph."""
+    root = tmp_path_factory.mktemp("project")
+    models = root / "data" / "models"
+    torch.manual_seed(0)
+    write_prior(models / "prior")
+    for name in ("resnet", "judge"):
+        network = timm.create_model("test_resnet", num_classes=5)
+        save_for_hf(network.half(), models / name, safe_serialization=True, data_config={"input_size": (3, 64, 64)})
+    (models / "clip").mkdir()
+    clip = open_clip.CLIP(**CLIP).half().state_dict()
+    save_file({k: v.contiguous() for k, v in clip.items()}, models / "clip" / "open_clip_model.safetensors")
+    preprocess = {"mean": [0.5] * 3, "std": [0.25] * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
+    config = {"model_cfg": CLIP, "preprocess_cfg": preprocess}
+    (models / "clip" / "open_clip_config.json").write_text(json.dumps(config))
+    (models / "references").mkdir()
+    for name in ("resnet", "clip"):
+        dim = load_encoder(str(models / name)).dim
+        save_file({"features": torch.randn(20, dim).half()}, models / "references" / f"{name}.safetensors")
+    write_checksums([models], models / "SHA256SUMS")
+    profile = {
+        "prior": "data/models/prior",
+        "resolution": 64,
+        "encoders": {"clip": {"network": "data/models/clip"}, "resnet": {"network": "data/models/resnet"}},
+        "judge": "data/models/judge",
+        "decode": {
+            "steps": 3,
+            "recurrences": 1,
+            "emphasis_steps": 1,
+            "emphasis_recurrences": 2,
+            "samples": 2,
+            "batch": 3,
+        },
+        "photos": {"cat": {"image": "skimage:chelsea"}, "cup": {"image": "skimage:coffee"}},
+        "captions": {"tabby": "a photo of a tabby"},
+        "similarity": {"jpeg": [90, 75], "bootstrap": 50},
+    }
+    YAML(typ="safe").dump({"seed": 0, "mini": profile}, root / "params.yaml")
+    Image.fromarray(skimage.data.rocket()).save(root / "photo.jpg")
+    return root
+
+
+@pytest.fixture
+def offline(monkeypatch, project):
+    """Runs in the project's folder; any attempt to open a connection fails the test."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError(f"the network was used: {args}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.chdir(project)

@@ -1,0 +1,88 @@
+"""Whatever goes wrong is one line that says what and where, an exit status, and nothing half-written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from featspace import decoding
+from featspace.cli import main
+
+pytestmark = pytest.mark.usefixtures("offline")
+
+FAILURES = {
+    "a text file": (["decode", "params.yaml", "--encoder", "resnet"], 1, "params.yaml: not an image"),
+    "no such file": (["decode", "no.jpg", "--encoder", "resnet"], 1, "no.jpg: no such file"),
+    "a cut-off image": (["decode", "cut.jpg", "--encoder", "resnet"], 1, "cut.jpg: the image is damaged"),
+    "a tiny image": (["decode", "tiny.png", "--encoder", "resnet"], 1, "tiny.png: 7x9 pixels"),
+    "unknown encoder": (["decode", "photo.jpg", "--encoder", "resnt"], 2, "did you mean resnet?"),
+    "steps out of range": (["decode", "photo.jpg", "--encoder", "resnet", "--steps", "1"], 2, "steps is 1"),
+    "negative weight": (
+        ["decode", "photo.jpg", "--encoder", "resnet", "--weight", "-1"],
+        2,
+        "guidance_weight is -1",
+    ),
+    "no text tower": (["decode", "--text", "a cat", "--encoder", "resnet"], 1, "has no text tower"),
+    "nothing to decode": (["decode", "--encoder", "resnet"], 2, "nothing to decode"),
+    "unknown option": (["decode", "photo.jpg", "--encoder", "resnet", "--fast"], 2, "--fast"),
+    "unknown profile": (["decode", "photo.jpg", "--encoder", "resnet", "--profile", "maxi"], 2, "maxi"),
+    "another encoder's features": (
+        ["decode", "wrong.safetensors", "--encoder", "resnet"],
+        1,
+        "wrong.safetensors",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FAILURES)
+def test_bad_input_is_one_line_and_leaves_nothing(case, tmp_path, capsys, project):
+    arguments, status, message = FAILURES[case]
+    Path("cut.jpg").write_bytes(Path("photo.jpg").read_bytes()[:5000])
+    Image.new("RGB", (7, 9)).save("tiny.png")
+    save_file({"x": torch.zeros(3)}, "wrong.safetensors")
+    with pytest.raises(SystemExit) as stop:
+        main([*arguments, "--out", str(tmp_path / "out")])
+    error = capsys.readouterr().err
+    line = error.strip().splitlines()[-1]
+    assert stop.value.code == status
+    assert line.startswith("featspace: error:") and message in line and "Traceback" not in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_altered_and_missing_and_pickled_weights_are_named(tmp_path, capsys, project):
+    weights = project / "data/models/resnet/model.safetensors"
+    whole = weights.read_bytes()
+
+    def failing(*what):
+        with pytest.raises(SystemExit) as stop:
+            main(["decode", "photo.jpg", "--encoder", "resnet", "--out", str(tmp_path / "out")])
+        error = capsys.readouterr().err
+        assert stop.value.code == 1 and all(part in error for part in what) and "Traceback" not in error
+        assert not (tmp_path / "out").exists()
+
+    try:
+        weights.write_bytes(whole[:-4] + b"\0\1\0\1")
+        failing("model.safetensors", "altered")
+        weights.unlink()
+        failing("model.safetensors", "missing")
+        weights.write_bytes(whole)
+        (project / "data/models/resnet/model.bin").write_bytes(b"pickle")
+        failing("model.bin")
+    finally:
+        (project / "data/models/resnet/model.bin").unlink(missing_ok=True)
+        weights.write_bytes(whole)
+
+
+def test_an_interrupted_decoding_leaves_nothing(tmp_path, capsys, monkeypatch, project):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(decoding._Watch, "__call__", interrupt)
+    with pytest.raises(SystemExit) as stop:
+        main(["decode", "photo.jpg", "--encoder", "resnet", "--out", str(tmp_path / "out")])
+    assert stop.value.code == 1 and "interrupted" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import socket
 from pathlib import Path
 
+import numpy as np
 import open_clip
+import pandas as pd
 import pytest
 import skimage.data
 import timm
@@ -44,6 +47,24 @@ def write_prior(folder: Path) -> None:
         feature_extractor=None,
         requires_safety_checker=False,
     ).save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def toy_photographs(tmp_path_factory):
+    """Twelve 64×64 images of two classes in the layout of the training data."""
+    folder = tmp_path_factory.mktemp("photographs")
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        rows = []
+        for i in range(12):
+            pixels = rng.integers(0, 128, (64, 64, 3), np.uint8) + np.uint8(100 * (i % 2))
+            encoded = io.BytesIO()
+            Image.fromarray(pixels).save(encoded, "WEBP")
+            rows.append({"image": {"bytes": encoded.getvalue(), "path": f"{i}.webp"}, "label": i % 2})
+        pd.DataFrame(rows).to_parquet(folder / f"{split}.parquet")
+    names = [{"label": 0, "name": "tabby, cat"}, {"label": 1, "name": "school bus"}]
+    (folder / "classes.json").write_text(json.dumps(names))
+    return folder
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 
 import numpy as np
@@ -16,7 +15,8 @@ from torch import nn
 
 from featspace.encoders import load_encoder
 from featspace.errors import FeatspaceError
-from featspace.training import cards, classifier, clip, data, photographs, prior, vae
+from featspace.training import classifier, clip, data, photographs, prior, vae
+from featspace.training.__main__ import train
 from featspace.training.loop import Recipe, batch_indices, fit
 
 SPEED = {"batch": 4, "lr": 1e-3, "compile": False}
@@ -49,24 +49,6 @@ VAE = {
     "down_block_types": ["DownEncoderBlock2D"] * 3,
     "up_block_types": ["UpDecoderBlock2D"] * 3,
 }
-
-
-@pytest.fixture(scope="module")
-def toy_photographs(tmp_path_factory):
-    """Twelve 64×64 images of two classes in the layout of the training data."""
-    folder = tmp_path_factory.mktemp("photographs")
-    rng = np.random.default_rng(0)
-    for split in ("train", "val"):
-        rows = []
-        for i in range(12):
-            pixels = rng.integers(0, 128, (64, 64, 3), np.uint8) + np.uint8(100 * (i % 2))
-            encoded = io.BytesIO()
-            Image.fromarray(pixels).save(encoded, "WEBP")
-            rows.append({"image": {"bytes": encoded.getvalue(), "path": f"{i}.webp"}, "label": i % 2})
-        pd.DataFrame(rows).to_parquet(folder / f"{split}.parquet")
-    names = [{"label": 0, "name": "tabby, cat"}, {"label": 1, "name": "school bus"}]
-    (folder / "classes.json").write_text(json.dumps(names))
-    return folder
 
 
 def train_line(steps: int, folder, stop_at: int | None = None) -> nn.Module:
@@ -244,9 +226,13 @@ def test_photographs_come_from_the_public_archive(tmp_path):
     assert not (tmp_path / "again").exists()
 
 
-def test_card_states_the_last_measurement(tmp_path):
-    (tmp_path / "curve.csv").write_text("step,loss,top1\n1,3.1,0.25\n2,2.0,0.4384\n")
-    cards.write(tmp_path, "resnet", {"resnet": Recipe(steps=2, **SPEED)}, {"resnet": tmp_path / "curve.csv"})
-    text = (tmp_path / "README.md").read_text()
-    assert "| resnet | top-1 accuracy, 50 classes | 0.4384 |" in text
-    assert "research" in text and "batch: 4" in text and "0.25" not in text
+def test_a_new_model_removes_the_manifest_that_it_breaks(toy_photographs, tmp_path):
+    """Else the references and the card, which verify what they load, would refuse it."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "SHA256SUMS").write_text(f"{'0' * 64}  judge/model.safetensors\n")
+    recipe = "judge: {steps: 2, batch: 4, lr: 1.0e-3, compile: false, architecture: test_resnet}"
+    (tmp_path / "params.yaml").write_text(recipe)
+    where = {"params": tmp_path / "params.yaml", "photographs": toy_photographs}
+    out = tmp_path / "models" / "judge"
+    train("judge", out, checkpoints=tmp_path / "checkpoints", curves=tmp_path / "curves", **where)
+    assert load_encoder(str(out)).has_classifier

@@ -109,9 +109,10 @@ def sample_grid(rows: Sequence[Row], head: str, note: str) -> tuple[Figure, list
     return figure, boxes
 
 
-def save(figure: Figure, stem: Path) -> None:
+def save(figure: Figure, stem: Path, suffixes: Sequence[str] = (".png", ".pdf")) -> None:
     """Writes <stem>.png and <stem>.pdf, without dates and versions: the same figure gives the same bytes."""
     unwanted = {".png": ["Software"], ".pdf": ["Creator", "Producer", "CreationDate"]}
-    for suffix, keys in unwanted.items():
+    for suffix in suffixes:
+        keys = unwanted[suffix]
         with atomic_file(Path(f"{stem}{suffix}")) as path:
             figure.savefig(path, format=suffix[1:], metadata=dict.fromkeys(keys))

@@ -10,9 +10,10 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from featspace.errors import FeatspaceError, UsageError
-from featspace.training import cards, classifier, clip, prior
+from featspace.training import classifier, clip, prior
 from featspace.training import vae as autoencoder
 from featspace.training.loop import Recipe
+from featspace.weights import MANIFEST
 
 MODELS = ("vae", "resnet", "vit", "judge", "clip", "prior")
 
@@ -38,16 +39,14 @@ def train(
     curve.parent.mkdir(parents=True, exist_ok=True)
     if name == "vae":
         autoencoder.run(recipe, photographs, checkpoint, curve, out)
-        return  # a part of the prior, whose card describes it
-    parts, measured = {name: recipe}, {name: curve}
-    if name == "prior":
+    elif name == "prior":
         prior.run(recipe, photographs, vae, checkpoint, curve, out)
-        parts, measured = {"vae": _recipe(params, "vae"), **parts}, {"vae": curves / "vae.csv", **measured}
     elif name == "clip":
         clip.run(recipe, photographs, checkpoint, curve, out)
     else:
         classifier.run(recipe, photographs, checkpoint, curve, out)
-    cards.write(out, name, parts, measured)
+    # What loads the new weights would hold them against the sums of the old; the last stage writes new ones.
+    (out.parent / MANIFEST).unlink(missing_ok=True)
 
 
 def _recipe(params: Path, name: str) -> Recipe:

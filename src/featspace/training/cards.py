@@ -1,77 +1,132 @@
-"""The model card of a small model: data, recipe, measured quality, licence. Written beside its weights."""
+"""The model card of the small models, with every number and picture measured anew from the shipped weights.
+
+`python -m featspace.training.cards MODELS PHOTOGRAPHS SAMPLES OUT` writes the folder OUT.
+"""
 
 from __future__ import annotations
 
-import io
+import sys
 from pathlib import Path
 
-import pandas as pd
-from ruamel.yaml import YAML
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
 
-from featspace.files import atomic_file
-from featspace.training.loop import Recipe
+from featspace.errors import FeatspaceError
+from featspace.files import atomic_dir
+from featspace.images import read_image, square
+from featspace.params import Params
+from featspace.plotting import save, style
+from featspace.targets import locate_image
+from featspace.training.measures import Row, measure, reconstruct
+from featspace.training.pictures import grid, histograms
 
-KINDS = {
-    "prior": "Latent diffusion prior, 64×64 pixels, in Stable Diffusion's layout: AutoencoderKL (latents 4×16×16),\n"
-    "UNet with cross-attention, CLIP text encoder and tokenizer. It predicts noise; captions were dropped half of the\n"
-    "time, so the empty prompt is the unconditional model. It opens with `diffusers.StableDiffusionPipeline`.",
-    "clip": "CLIP model with a ResNet visual tower, in open_clip's layout. It saw one caption a class, in seven\n"
-    "wordings; other words mean nothing to it.",
-    "resnet": "ResNet classifier of 50 classes, in timm's layout; the feature is the pooled one.",
-    "vit": "ViT classifier of 50 classes, in timm's layout; the feature is the class token.",
-    "judge": "CSPDarknet classifier of 50 classes, in timm's layout. It takes no part in guidance: it judges images.",
-}
 MEASURES = {
-    "psnr": "PSNR of reconstructions, dB, 64×64",
-    "top1": "top-1 accuracy, 50 classes",
-    "zero_shot_top1": "zero-shot top-1 accuracy, 50 classes, seven wordings averaged",
-    "held_out_error": "mean squared error of the predicted noise, uniform over timesteps, empty prompt",
+    "top1": ("top-1 accuracy, 50 classes", "{:.3f}"),
+    "zero_shot_top1": ("zero-shot top-1 accuracy, 50 classes, seven wordings averaged", "{:.3f}"),
+    "psnr": ("PSNR of the autoencoder’s reconstructions, 64×64, dB", "{:.2f}"),
+    "noise_error": ("mean squared error of the predicted noise, uniform over timesteps, empty prompt", "{:.4f}"),
+    "frechet_samples": ("Fréchet distance of samples to the training photographs, judge’s features", "{:.2f}"),
+    "frechet_held_out": ("… of the held-out photographs to the training photographs", "{:.2f}"),
+    "near_features": ("samples nearer to a training photograph than 99 % of held-out ones, judge’s features", "{:.1%}"),
+    "near_pixels": ("… in pixels", "{:.1%}"),
 }
+CARD = """\
+---
+license: other
+license_name: research-only
+---
+
+# The small models of the default profile
+
+`training` in this repository makes them; `training/params.yaml` is their recipe, `training/curves` how they learned.
+Half precision, {size:.0f} MiB in all.
+
+| folder | holds |
+| --- | --- |
+| `prior` | latent diffusion model in Stable Diffusion's layout: AutoencoderKL (latents 4×16×16), UNet with \
+cross-attention, CLIP text encoder and tokenizer. It predicts noise; captions were dropped half of the time, so the \
+empty prompt is the unconditional model. Opens with `diffusers.StableDiffusionPipeline`. |
+| `clip` | CLIP with a ResNet tower, in open_clip's layout. It saw one caption a class, in seven wordings; other words \
+mean nothing to it. |
+| `resnet` | ResNet classifier of 50 classes, in timm's layout; the feature is the pooled one. |
+| `vit` | ViT classifier of 50 classes, in timm's layout; the feature is the class token. |
+| `judge` | CSPDarknet classifier of 50 classes, in timm's layout. It takes no part in guidance: it judges images. |
+| `references` | features of the held-out photographs, by each encoder |
+
+**Data.** 25,000 photographs of 50 classes of Tiny ImageNet (500 a class), 64×64; {held_out:,} others were held out.
+They are research data, so the weights are for research only.
+
+## Measured
+
+From these files, in float32, on the held-out photographs and {samples:,} samples of the empty prompt (50 DDIM steps,
+seeds 0, 1, 2, …): `cd training && dvc repro card`.
+
+| model | measure | value |
+| --- | --- | --- |
+{rows}
+
+![Samples of the prior](samples.png)
+
+*The first {shown} samples of the empty prompt.*
+
+![Photographs and their reconstructions](reconstructions.png)
+
+*The default profile's targets, encoded and decoded by the autoencoder alone: no decoded image can be sharper.*
+
+![Distances to the nearest training photograph](neighbors.png)
+
+*Memorization: had the prior stored photographs, its samples would lie nearer to the training photographs (and their
+mirror images) than held-out photographs do. Lines are medians; {held_out:,} images each. Smooth images lie nearer in
+pixels whatever they show.*
+"""
+SHOWN, ACROSS = 96, 12
 
 
-def write(folder: Path, name: str, recipes: dict[str, Recipe], curves: dict[str, Path]) -> None:
-    """Writes `<folder>/README.md` from the recipes and the last row of the curves of its parts."""
-    rows = [
-        f"| {part} | {MEASURES[key]} | {value:.4g} |"
-        for part, curve in curves.items()
-        for key, value in pd.read_csv(curve).iloc[-1].items()
-        if key in MEASURES
+def run(models: Path, photographs: Path, samples: Path, out: Path) -> None:
+    """Measures the weights in `models` and writes the folder `out`: README.md and its pictures.
+
+    samples: file that `featspace.training.samples` wrote. Raises FeatspaceError if one of them is missing.
+    """
+    try:
+        drawn = np.load(samples)
+    except (OSError, ValueError) as error:
+        raise FeatspaceError(f"{samples}: no samples to be read ({error}); `dvc repro samples` draws them") from None
+    rows, neighbors = measure(models, photographs, torch.from_numpy(drawn).permute(0, 3, 1, 2))
+    params = Params.load()
+    profile = params.profile("mini")
+    photos = [
+        square(read_image(locate_image(photo.image, params.root)), profile.resolution, photo.crop)
+        for photo in profile.photos.values()
     ]
-    recipe = io.StringIO()
-    YAML(typ="safe").dump(
-        {part: recipe.model_dump(mode="json", exclude={"checkpoint_seconds"}) for part, recipe in recipes.items()},
-        recipe,
-    )
-    size = sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / 2**20
-    text = "\n".join(
-        [
-            "---",
-            "license: other",
-            "license_name: research-only",
-            "---",
-            "",
-            f"# featspace mini: {name}",
-            "",
-            KINDS[name],
-            "",
-            f"Weights: {size:.1f} MiB, half precision. Made by `training/dvc.yaml` of this repository.",
-            "",
-            "**Data.** 25,000 photographs of 50 classes of Tiny ImageNet (500 a class), 64×64; 1,250 others (25 a",
-            "class) were held out. They are research data, so the weights are for research only.",
-            "",
-            "**Measured** on the held-out photographs when training ended, on the averaged weights in float32:",
-            "",
-            "| part | measure | value |",
-            "| --- | --- | --- |",
-            *rows,
-            "",
-            "**Recipe**",
-            "",
-            "```yaml",
-            recipe.getvalue().rstrip(),
-            "```",
-            "",
-        ]
-    )
-    with atomic_file(folder / "README.md") as aside:
-        aside.write_text(text, encoding="utf-8")
+    autoencoder = AutoencoderKL.from_pretrained(models / "prior" / "vae", dtype=torch.float32)
+    shown = [Image.fromarray(image) for image in drawn[: SHOWN - SHOWN % ACROSS]]
+    with atomic_dir(out) as aside:
+        with style():
+            drawings = {
+                "samples": grid([shown[i : i + ACROSS] for i in range(0, len(shown), ACROSS)]),
+                "reconstructions": grid([photos, reconstruct(autoencoder, photos)], ["target", "decoded"]),
+                "neighbors": histograms(neighbors),
+            }
+            for name, figure in drawings.items():
+                save(figure, aside / name, [".png"])
+        text = CARD.format(
+            rows="\n".join(f"| {row.model} | {MEASURES[row.measure][0]} | {_value(row)} |" for row in rows),
+            size=sum(file.stat().st_size for file in models.rglob("*.safetensors")) / 2**20,
+            held_out=len(neighbors[0].held_out),
+            samples=len(drawn),
+            shown=len(shown),
+        )
+        (aside / "README.md").write_text(text, encoding="utf-8")
+
+
+def _value(row: Row) -> str:
+    return MEASURES[row.measure][1].format(row.value)
+
+
+if __name__ == "__main__":
+    try:
+        run(*map(Path, sys.argv[1:]))
+    except FeatspaceError as error:
+        sys.exit(f"featspace: error: {error}")

@@ -17,6 +17,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from featspace.files import atomic_dir
 from featspace.training import data
 from featspace.training.loop import Recipe, fit
+from featspace.training.measures import noise_error
 from featspace.training.vae import encode
 
 SCHEDULE = {
@@ -59,7 +60,7 @@ def run(recipe: PriorRecipe, photographs: Path, vae: Path, checkpoint: Path, cur
     autoencoder = AutoencoderKL.from_pretrained(vae, dtype=torch.float32).eval()
     scale = autoencoder.config.scaling_factor
     latents, labels = _latents(autoencoder, photographs, "train", scale)
-    held_out, held_out_labels = _latents(autoencoder, photographs, "val", scale)
+    held_out, _ = _latents(autoencoder, photographs, "val", scale)
     names = data.class_names(photographs)
     tokenizer = clip_tokenizer(recipe.text["max_position_embeddings"])
     texts = [data.TEMPLATES[0].format(name) for name in names] + [""]
@@ -90,18 +91,13 @@ def run(recipe: PriorRecipe, photographs: Path, vae: Path, checkpoint: Path, cur
         snr = (alphas / (1 - alphas)).to(where)[steps]
         return (error * snr.clamp(max=recipe.min_snr) / snr).mean()  # Hang et al. 2023, for noise prediction
 
-    @torch.no_grad()
     def evaluate(model) -> dict[str, float]:
-        generator = torch.Generator().manual_seed(0)
-        errors = []
-        for clean in held_out[: len(held_out_labels)].split(125):
-            noise = torch.randn(clean.shape, generator=generator)
-            steps = torch.randint(len(alphas), (len(clean),), generator=generator)
-            where = next(model.parameters()).device
-            clean, noise, steps = clean.to(where), noise.to(where), steps.to(where)
-            which = torch.full_like(steps, len(names))
-            errors.append((model(noised(clean, steps, noise), steps, which).float() - noise).square().mean())
-        return {"held_out_error": float(torch.stack(errors).mean())}
+        where = next(model.parameters()).device
+
+        def predict(z, t):
+            return model(z.to(where), t.to(where), torch.full_like(t, len(names), device=where))
+
+        return {"held_out_error": noise_error(predict, held_out[: len(held_out) // 2], alphas)}
 
     model = fit(model, loss, evaluate, recipe, len(latents), checkpoint, curve)
     pipeline = StableDiffusionPipeline(

@@ -1,0 +1,135 @@
+"""What the model card says of the shipped weights, measured on photographs that were held out of training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from featspace.encoders import Encoder, load_encoder
+from featspace.training import data, vae
+
+CLASSIFIERS = ("resnet", "vit", "judge")
+
+
+class Row(NamedTuple):
+    """One number of the card."""
+
+    model: str
+    measure: str
+    value: float
+
+
+class Neighbors(NamedTuple):
+    """Distances to the nearest training photograph or its mirror image, of samples and of held-out photographs."""
+
+    measure: str
+    samples: Tensor
+    held_out: Tensor
+
+
+def frechet_distance(a: Tensor, b: Tensor) -> float:
+    """‖μ_a − μ_b‖² + tr(Σ_a + Σ_b − 2 (Σ_a Σ_b)^½) of features (N, D) and (M, D) (Heusel et al. 2017)."""
+    a, b = a.double(), b.double()
+    cov_a, cov_b = torch.cov(a.T), torch.cov(b.T)
+    values, vectors = torch.linalg.eigh(cov_a)
+    root = vectors * values.clamp_min(0).sqrt() @ vectors.T
+    # (Σ_a Σ_b)^½ and (Σ_a^½ Σ_b Σ_a^½)^½ have the same trace, and the latter product is symmetric.
+    shared = torch.linalg.eigvalsh(root @ cov_b @ root).clamp_min(0).sqrt().sum()
+    return float((a.mean(0) - b.mean(0)).square().sum() + cov_a.trace() + cov_b.trace() - 2 * shared)
+
+
+def nearest_distance(queries: Tensor, pool: Tensor) -> Tensor:
+    """Euclidean distance of each row of `queries` (N, D) to the nearest of `pool` (M, D), (N,)."""
+    return torch.cat([torch.cdist(part, pool).min(1).values for part in queries.split(256)])
+
+
+@torch.no_grad()
+def features(encoder: Encoder, images: Tensor) -> Tensor:
+    """Features (N, D) of uint8 images (N, 3, H, W)."""
+    return torch.cat([encoder(data.to_unit(part)) for part in images.split(64)])
+
+
+@torch.no_grad()
+def top1(encoder: Encoder, images: Tensor, labels: Tensor) -> float:
+    """Share of uint8 images that the network's classifier puts into their class."""
+    logits = torch.cat([encoder.classify(data.to_unit(part)) for part in images.split(64)])
+    return float((logits.argmax(1) == labels).float().mean())
+
+
+def zero_shot_top1(encoder: Encoder, images: Tensor, labels: Tensor, names: Sequence[str]) -> float:
+    """Share of images nearest in direction to the caption of their class, averaged over `data.TEMPLATES`."""
+    texts = torch.stack(
+        [F.normalize(encoder.encode_text([t.format(name) for t in data.TEMPLATES]), dim=1).mean(0) for name in names]
+    )
+    scores = F.normalize(features(encoder, images), dim=1) @ F.normalize(texts, dim=1).T
+    return float((scores.argmax(1) == labels).float().mean())
+
+
+@torch.no_grad()
+def noise_error(predict: Callable[[Tensor, Tensor], Tensor], latents: Tensor, alpha_bars: Tensor) -> float:
+    """Mean squared error of predict(z_t, t) against the noise in z_t, t uniform; one draw a latent, always the same.
+
+    latents: scaled, (N, C, h, w). alpha_bars: ᾱ of each timestep, (T,).
+    """
+    generator, errors = torch.Generator().manual_seed(0), []
+    for clean in latents.split(125):
+        noise = torch.randn(clean.shape, generator=generator)
+        t = torch.randint(len(alpha_bars), (len(clean),), generator=generator)
+        keep = alpha_bars.cpu()[t].view(-1, 1, 1, 1)
+        z = (keep.sqrt() * clean + (1 - keep).sqrt() * noise).contiguous(memory_format=torch.channels_last)
+        errors.append((predict(z, t).float().cpu() - noise).square().mean((1, 2, 3)))
+    return float(torch.cat(errors).mean())
+
+
+@torch.no_grad()
+def reconstruct(autoencoder: AutoencoderKL, photos: Sequence[Image.Image]) -> list[Image.Image]:
+    """The photographs after encoding (posterior mean) and decoding."""
+    pixels = torch.from_numpy(np.stack([np.asarray(photo) for photo in photos])).permute(0, 3, 1, 2)
+    decoded = autoencoder.decode(autoencoder.encode(data.to_unit(pixels) * 2 - 1).latent_dist.mean).sample
+    levels = ((decoded.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
+    return [Image.fromarray(image.numpy()) for image in levels]
+
+
+def measure(models: Path, photographs: Path, samples: Tensor) -> tuple[list[Row], list[Neighbors]]:
+    """Every number of the card from the weights in `models`; `samples` are of the prior, (N, 3, H, W) uint8."""
+    train, _ = data.load_split(photographs, "train")
+    held_out, labels = data.load_split(photographs, "val")
+    names = data.class_names(photographs)
+    rows = [Row(name, "top1", top1(load_encoder(str(models / name)), held_out, labels)) for name in CLASSIFIERS]
+    clip = load_encoder(str(models / "clip"))
+    rows.append(Row("clip", "zero_shot_top1", zero_shot_top1(clip, held_out, labels, names)))
+
+    prior = StableDiffusionPipeline.from_pretrained(models / "prior", dtype=torch.float32)
+    rows.append(Row("prior", "psnr", vae.psnr(prior.vae, held_out)))
+    latents = vae.encode(prior.vae, held_out) * prior.vae.config.scaling_factor
+    prompt, _ = prior.encode_prompt("", "cpu", 1, False)
+    error = noise_error(
+        lambda z, t: prior.unet(z, t, prompt.expand(len(z), -1, -1)).sample, latents, prior.scheduler.alphas_cumprod
+    )
+    rows.append(Row("prior", "noise_error", error))
+
+    judge = load_encoder(str(models / "judge"))
+    seen = {"train": features(judge, train), "held_out": features(judge, held_out), "samples": features(judge, samples)}
+    rows += [
+        Row("prior", "frechet_samples", frechet_distance(seen["samples"], seen["train"])),
+        Row("prior", "frechet_held_out", frechet_distance(seen["held_out"], seen["train"])),
+    ]
+    count = len(held_out)  # as many samples, so that the two histograms compare
+    pool = torch.cat([seen["train"], features(judge, train.flip(-1))])
+    near = [nearest_distance(x, pool) for x in (seen["samples"][:count], seen["held_out"])]
+    neighbors = [Neighbors("distance in the judge’s features", *near)]
+    pool, scale = torch.cat([train, train.flip(-1)]).flatten(1).float(), train[0].numel() ** 0.5
+    near = [nearest_distance(x.flatten(1).float(), pool) / scale for x in (samples[:count], held_out)]
+    neighbors.append(Neighbors("distance in pixels (root mean square, of 255)", *near))
+    for measure, distances in zip(("near_features", "near_pixels"), neighbors, strict=True):
+        share = (distances.samples < distances.held_out.quantile(0.01)).float().mean()
+        rows.append(Row("prior", measure, float(share)))
+    return rows, neighbors

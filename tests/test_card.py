@@ -1,0 +1,96 @@
+"""The model card: its numbers against closed forms and direct counts, and the whole card on tiny models."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from featspace.encoders import load_encoder
+from featspace.errors import FeatspaceError
+from featspace.training import cards, data, measures, samples
+
+
+def test_frechet_distance_of_gaussians():
+    """Uncorrelated features: the sum of (μ_a − μ_b)² + (σ_a − σ_b)²."""
+    normal = torch.randn(4000, 3, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    normal = normal - normal.mean(0)
+    values, vectors = torch.linalg.eigh(torch.cov(normal.T))
+    white = normal @ vectors / values.sqrt()
+    a = white * torch.tensor([1.0, 2.0, 3.0])
+    b = white * torch.tensor([2.0, 2.0, 1.0]) + torch.tensor([0.0, 3.0, 0.0])
+    assert measures.frechet_distance(a, b) == pytest.approx(1 + 4 + 9, rel=1e-9)
+    assert measures.frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
+
+
+def test_frechet_distance_does_not_depend_on_the_axes():
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(200, 6, generator=generator, dtype=torch.double) for _ in range(2))
+    b = b @ torch.randn(6, 6, generator=generator, dtype=torch.double)
+    turn = torch.linalg.qr(torch.randn(6, 6, generator=generator, dtype=torch.double)).Q
+    distance = measures.frechet_distance(a, b)
+    assert measures.frechet_distance(a @ turn, b @ turn) == pytest.approx(distance, rel=1e-9)
+    assert measures.frechet_distance(b, a) == pytest.approx(distance, rel=1e-9)
+
+
+def test_noise_error_is_zero_for_who_knows_the_noise_and_one_for_who_says_none():
+    latents, alpha_bars = torch.randn(300, 4, 8, 8), torch.linspace(0.99, 0.1, 10)
+    clean = iter(latents.split(125))
+
+    def knows(z, t):
+        keep = alpha_bars[t].view(-1, 1, 1, 1)
+        return (z - keep.sqrt() * next(clean)) / (1 - keep).sqrt()
+
+    assert measures.noise_error(knows, latents, alpha_bars) < 1e-6
+    assert measures.noise_error(lambda z, t: torch.zeros_like(z), latents, alpha_bars) == pytest.approx(1, abs=0.02)
+
+
+def test_accuracies_are_shares_of_right_answers(project, toy_photographs):
+    images, _ = data.load_split(toy_photographs, "val")
+    resnet, clip = (load_encoder(str(project / "data/models" / name)) for name in ("resnet", "clip"))
+    said = resnet.classify(data.to_unit(images)).argmax(1)
+    assert measures.top1(resnet, images, said) == 1
+    assert measures.top1(resnet, images, torch.where(torch.arange(12) < 3, said + 1, said)) == 0.75
+    said = [measures.zero_shot_top1(clip, images, torch.full((12,), i), ["tabby", "school bus"]) for i in range(2)]
+    assert sum(said) == pytest.approx(1)
+
+
+def test_samples_do_not_depend_on_the_batch(project, tmp_path, monkeypatch):
+    monkeypatch.setattr(samples, "STEPS", 2)
+    samples.run(project / "data/models/prior", 3, tmp_path / "whole.npy")
+    monkeypatch.setattr(samples, "BATCH", 2)
+    samples.run(project / "data/models/prior", 3, tmp_path / "parts.npy")
+    whole, parts = (np.load(tmp_path / f"{name}.npy").astype(int) for name in ("whole", "parts"))
+    assert whole.shape == (3, 64, 64, 3) and np.abs(whole - parts).max() <= 1
+    assert np.abs(whole[0] - whole[1]).max() > 1
+
+
+def test_a_prior_that_stored_photographs_is_found_out(project, toy_photographs, tmp_path):
+    """Samples that mirror training photographs lie at distance zero, and the card says how many do."""
+    models = tmp_path / "models"
+    shutil.copytree(project / "data/models", models)
+    (models / "SHA256SUMS").unlink()
+    shutil.copytree(models / "resnet", models / "vit")
+    train, _ = data.load_split(toy_photographs, "train")
+    np.save(tmp_path / "samples.npy", train.flip(-1).permute(0, 2, 3, 1).numpy())
+    cards.run(models, toy_photographs, tmp_path / "samples.npy", tmp_path / "card")
+    text = (tmp_path / "card" / "README.md").read_text()
+    assert "| … in pixels | 100.0% |" in text and "judge’s features | 100.0% |" in text
+    rows, neighbors = measures.measure(models, toy_photographs, train.flip(-1))
+    assert all(100 * distances.samples.max() < distances.held_out.min() for distances in neighbors)
+    for row in rows:
+        name, form = cards.MEASURES[row.measure]
+        assert f"| {row.model} | {name} | {form.format(row.value)} |" in text
+    for name in ("samples", "reconstructions", "neighbors"):
+        assert f"({name}.png)" in text
+        with Image.open(tmp_path / "card" / f"{name}.png") as picture:
+            assert picture.width == 4200 and len(picture.convert("L").getcolors()) > 10
+
+
+def test_a_card_without_samples_says_how_to_draw_them(project, toy_photographs, tmp_path):
+    with pytest.raises(FeatspaceError, match=r"none\.npy: no samples .*dvc repro samples"):
+        cards.run(project / "data/models", toy_photographs, tmp_path / "none.npy", tmp_path / "card")
+    assert not (tmp_path / "card").exists()

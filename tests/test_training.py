@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -16,9 +17,10 @@ from torch import nn
 from featspace.encoders import load_encoder
 from featspace.errors import FeatspaceError
 from featspace.training import classifier, clip, data, photographs, prior, vae
-from featspace.training.__main__ import train
+from featspace.training.__main__ import MODELS, read_recipe, train
 from featspace.training.loop import Recipe, batch_indices, fit
 
+RECIPES = Path(__file__).parents[1] / "training" / "params.yaml"
 SPEED = {"batch": 4, "lr": 1e-3, "compile": False}
 UNET = {
     "sample_size": 16,
@@ -236,3 +238,24 @@ def test_a_new_model_removes_the_manifest_that_it_breaks(toy_photographs, tmp_pa
     out = tmp_path / "models" / "judge"
     train("judge", out, checkpoints=tmp_path / "checkpoints", curves=tmp_path / "curves", **where)
     assert load_encoder(str(out)).has_classifier
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+@pytest.mark.parametrize("name", MODELS)
+def test_shipped_recipes_train(name, gpu, toy_photographs, tmp_path):
+    """Each recipe of training/params.yaml as it is, but for two steps of two images and uncompiled."""
+    recipe = read_recipe(RECIPES, name, gpu)
+    assert recipe.compile == gpu
+    longer = read_recipe(RECIPES, name, True)
+    assert longer.steps * longer.batch > 5 * recipe.steps * recipe.batch or gpu
+    recipe = recipe.model_copy(update={"steps": 2, "batch": 2, "compile": False})
+    files = tmp_path / "checkpoint.pt", tmp_path / "curve.csv", tmp_path / "out"
+    run = {"vae": vae.run, "clip": clip.run}.get(name, classifier.run)
+    if name == "prior":
+        small = vae.VAERecipe(steps=1, model=VAE, **SPEED)
+        vae.run(small, toy_photographs, tmp_path / "v.pt", tmp_path / "v.csv", tmp_path / "vae")
+        prior.run(recipe, toy_photographs, tmp_path / "vae", *files)
+    else:
+        run(recipe, toy_photographs, *files)
+    curve = pd.read_csv(tmp_path / "curve.csv")
+    assert curve["step"].iloc[-1] == 2 and np.isfinite(curve).all(axis=None)

@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from featspace.errors import FeatspaceError, UsageError
 from featspace.training import classifier, clip, prior
 from featspace.training import vae as autoencoder
-from featspace.training.loop import Recipe
+from featspace.training.loop import Recipe, device
 from featspace.weights import MANIFEST
 
 MODELS = ("vae", "resnet", "vit", "judge", "clip", "prior")
@@ -33,7 +33,7 @@ def train(
     """
     if name not in MODELS:
         raise UsageError(f"{name}: no such model; choose one of {', '.join(MODELS)}")
-    recipe = _recipe(params, name)
+    recipe = read_recipe(params, name, device().type == "cuda")
     checkpoint, curve = checkpoints / f"{name}.pt", curves / f"{name}.csv"
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     curve.parent.mkdir(parents=True, exist_ok=True)
@@ -49,11 +49,19 @@ def train(
     (out.parent / MANIFEST).unlink(missing_ok=True)
 
 
-def _recipe(params: Path, name: str) -> Recipe:
-    """The recipe of a model in the parameter file. Raises UsageError that names a wrong key."""
+def read_recipe(params: Path, name: str, gpu: bool) -> Recipe:
+    """The recipe of a model in the parameter file; with `gpu` its entries under that key take precedence.
+
+    Raises UsageError that names a missing model or a wrong key.
+    """
+    recipes = YAML(typ="safe").load(params.read_text())
+    if name not in recipes:
+        raise UsageError(f"{params}: has no recipe of {name}; it has those of {', '.join(recipes)}")
+    values = dict(recipes[name])
+    longer = values.pop("gpu", {})
     kinds = {"vae": autoencoder.VAERecipe, "clip": clip.CLIPRecipe, "prior": prior.PriorRecipe}
     try:
-        return kinds.get(name, classifier.ClassifierRecipe)(**YAML(typ="safe").load(params.read_text())[name])
+        return kinds.get(name, classifier.ClassifierRecipe)(**values | (longer if gpu else {}))
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join(str(part) for part in problem["loc"])

@@ -90,6 +90,7 @@ def decode(
     recurrences: Annotated[int | None, typer.Option(help="Guided evaluations a noise level.")] = None,
     weight: Annotated[float | None, typer.Option(help="Guidance weight w.")] = None,
     batch: Annotated[int | None, typer.Option(help="Images decoded at once.")] = None,
+    precision: Annotated[str | None, typer.Option(help="Of the prior: float32 or bfloat16.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the run.", min=0)] = None,
     profile: ProfileName = "mini",
     params: ParamsFile = None,
@@ -112,6 +113,7 @@ def decode(
         "recurrences": recurrences,
         "guidance_weight": weight,
         "batch": batch,
+        "precision": precision,
         "emphasis_steps": None if steps is None else min(steps, chosen.decode.emphasis_steps),
     }
     settings = chosen.decode.revised(**{key: value for key, value in given.items() if value is not None})
@@ -218,7 +220,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         status = app(arguments, standalone_mode=False, prog_name="featspace")
         if status == 130:  # typer's for Ctrl-C
-            _fail("interrupted; nothing was written", 1)
+            _fail("interrupted; finished images are kept, and the same command goes on from them", 1)
     except BAD_USAGE as error:
         _fail(f"{error.format_message()} See featspace {_command(error)}--help", 2)
     except FeatspaceError as error:

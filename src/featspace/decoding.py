@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import re
 import sys
 from collections.abc import Iterable
+from importlib.metadata import version
 from pathlib import Path
 
 import diffusers
@@ -16,14 +16,15 @@ import transformers
 from tqdm import tqdm
 
 from featspace.encoders import Encoder, load_encoder
-from featspace.errors import FeatspaceError, UsageError
-from featspace.features import read_features
-from featspace.files import atomic_dir
+from featspace.errors import FeatspaceError
+from featspace.features import gather_features
 from featspace.guidance import Decoded, Schedule
-from featspace.images import read_image, save_png, square, to_tensor
+from featspace.images import read_image, save_png, to_tensor
+from featspace.networks import one_line
 from featspace.params import DecodeParams, EncoderParams, Params, Profile
 from featspace.pipeline import FeatureDecodingPipeline, as_saved
 from featspace.tables import write_table
+from featspace.unfinished import Unfinished, resumable_dir
 from featspace.weights import check_folder
 
 
@@ -33,8 +34,10 @@ def seed_of(seed: int, target: str, sample: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def load_pipeline(prior: str, root: Path = Path()) -> FeatureDecodingPipeline:
-    """The pipeline of a prior's folder (Stable Diffusion's layout) in float32, verified first; on the GPU if any.
+def load_pipeline(prior: str, root: Path = Path(), precision: str = "float32") -> FeatureDecodingPipeline:
+    """The pipeline of a prior's folder (Stable Diffusion's layout), verified first; on the GPU if any.
+
+    `precision`, float32 or bfloat16, is that of the UNet and the VAE.
 
     Raises FeatspaceError if the folder or a file of it is missing, altered, a pickle, or not such a pipeline.
     """
@@ -50,7 +53,8 @@ def load_pipeline(prior: str, root: Path = Path()) -> FeatureDecodingPipeline:
         reason = " ".join(str(error).split())[:200]
         raise FeatspaceError(f"{folder}: cannot be loaded as a diffusion pipeline ({reason})") from error
     for network in (pipeline.unet, pipeline.vae):
-        network.to(memory_format=torch.channels_last)  # the faster layout for convolutions
+        # The faster layout for convolutions.
+        network.to(dtype=getattr(torch, precision), memory_format=torch.channels_last)
     return pipeline.to(_device())
 
 
@@ -80,55 +84,112 @@ def run_decode(
     `decode` and `weight` stand in for the profile's. Returns the former table with the squared distance and cosine
     measured again from the images as saved.
 
-    Raises UsageError or FeatspaceError for whatever cannot be read or decoded; then nothing is left in `out`.
+    A run that is cut off leaves its finished images in `<out>.unfinished`, and the same run again goes on from there.
+    Where memory is short, fewer images are decoded at once. Raises UsageError or FeatspaceError for whatever cannot
+    be read or decoded.
     """
     _keep_freed_memory()
     decode = decode or profile.decode
     settings = _encoder_params(profile, encoder)
-    with atomic_dir(out) as aside:
-        network = load_encoder(settings.network, params.root).to(_device())
-        features = _targets(network, list(sources), list(texts), profile.resolution, aside)
-        pipeline = load_pipeline(profile.prior, params.root)
-        own = settings.guidance_weight if weight is None else weight
-        weight = decode.guidance_weight if own is None else own
+    own = settings.guidance_weight if weight is None else weight
+    weight = decode.guidance_weight if own is None else own
+    network = load_encoder(settings.network, params.root).to(_device())
+    features, photographs = gather_features(network, sources, texts, profile.resolution)
+    identity = {
+        "featspace": version("featspace"),
+        "decode": decode.model_dump(exclude={"batch"}),
+        "encoder": settings.model_dump(),
+        "weight": weight,
+        "prior": profile.prior,
+        "seed": params.seed,
+        "features": {name: hashlib.sha256(x.numpy().tobytes()).hexdigest() for name, x in features.items()},
+    }
+    with resumable_dir(out, identity) as work:
+        for name, image in photographs.items():
+            save_png(work.folder / f"{name}.png", image)
+        pipeline = load_pipeline(profile.prior, params.root, decode.precision)
         jobs = [(name, sample) for name in features for sample in range(decode.samples)]
-        parts = [jobs[start : start + decode.batch] for start in range(0, len(jobs), decode.batch)]
+        waiting = [job for job in jobs if not work.is_finished(_stem(job))]
         options = decode.model_dump(include={"steps", "recurrences", "emphasis_steps", "emphasis_recurrences"})
         evaluations = Schedule.spaced(pipeline.prior().alpha_bars, **options).evaluations
-        rows, traces = [], []
-        with tqdm(total=evaluations * len(parts), desc=f"decode {encoder}", unit="evaluation") as progress:
-            for part in parts:
+        done, batch = len(jobs) - len(waiting), decode.batch
+        with tqdm(total=evaluations * len(jobs), desc=f"decode {encoder}", unit="evaluation", smoothing=0) as progress:
+            while waiting:
+                part = waiting[:batch]
+                progress.n = progress.initial = done * evaluations
                 seeds = [seed_of(params.seed, *job) for job in part]
-                watch = _Watch(progress)
-                decoded = pipeline(
-                    torch.stack([features[name] for name, _ in part]),
-                    network,
-                    generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-                    guidance_weight=weight,
-                    clip_std=settings.clip_std,
-                    callback_on_step_end=watch,
-                    output_type="pt",
-                    **options,
-                ).decoded
-                rows += _save(part, seeds, decoded, aside)
-                traces.append(_trace(part, decoded))
-        table = pd.DataFrame(rows)
-        write_table(table, aside / "decoded.csv")
-        pd.concat(traces).to_parquet(aside / "trace.parquet", index=False)
-        return _measured(table, features, network, aside)
+                try:
+                    decoded = pipeline(
+                        torch.stack([features[name] for name, _ in part]),
+                        network,
+                        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+                        guidance_weight=weight,
+                        clip_std=settings.clip_std,
+                        callback_on_step_end=_Watch(progress, [_stem(job) for job in part]),
+                        output_type="pt",
+                        **options,
+                    ).decoded
+                except (torch.OutOfMemoryError, MemoryError) as error:
+                    batch = _spare_memory(pipeline, len(part), error)
+                    continue
+                _save(part, seeds, decoded, work)
+                waiting, done = waiting[len(part) :], done + len(part)
+        table, trace = work.collect([_stem(job) for job in jobs])
+        write_table(table, work.folder / "decoded.csv")
+        trace.to_parquet(work.folder / "trace.parquet", index=False)
+        return _measured(table, features, network, work.folder)
+
+
+def _stem(job: tuple[str, int]) -> str:
+    return f"{job[0]}-{job[1]}"
+
+
+def _spare_memory(pipeline: FeatureDecodingPipeline, batch: int, error: BaseException) -> int:
+    """The batch to try after `batch` images were too many; for one, lets activations be computed twice instead of kept.
+
+    Raises FeatspaceError if that has been tried too.
+    """
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if batch > 1:
+        tqdm.write(f"out of memory with {batch} images at once: going on with {batch // 2}", file=sys.stderr)
+        return batch // 2
+    if pipeline.unet.is_gradient_checkpointing:
+        raise FeatspaceError(
+            f"out of memory on {_device()} even with one image at once, recomputing activations "
+            f"({one_line(error)}); take a smaller network, or a device with more memory"
+        ) from error
+    tqdm.write("out of memory with one image: recomputing activations in the backward pass", file=sys.stderr)
+    for network in (pipeline.unet, pipeline.vae):
+        network.enable_gradient_checkpointing()
+    return 1
 
 
 class _Watch:
-    """Moves the progress bar and shows the median over the batch of the nearest distance so far."""
+    """Moves the progress bar, shows the median of the nearest distances, and names samples that go unguided."""
 
-    def __init__(self, progress: tqdm):
-        self.progress, self.nearest = progress, None
+    LIMIT = 10
+    """Evaluations in a row without a finite gradient after which a sample has failed."""
+
+    def __init__(self, progress: tqdm, names: list[str]):
+        self.progress, self.names, self.nearest = progress, names, None
+        self.failures = torch.zeros(len(names), dtype=torch.int64)
 
     def __call__(self, _pipeline, _index: int, timestep: int, seen: dict) -> None:
         now = torch.minimum(seen["distance_before"], seen["distance_after"])
         self.nearest = now if self.nearest is None else torch.fmin(self.nearest, now)
         self.progress.set_postfix(t=timestep, distance=f"{self.nearest.median().item():.4g}", refresh=False)
-        self.progress.update()
+        self.progress.update(len(self.names))
+        self.failures = (self.failures + 1) * ~seen["guided"].cpu()
+        for index in self.failures.nonzero().flatten().tolist():
+            where = f"{self.names[index]}: the guidance gradient is not finite at timestep {timestep}"
+            if self.failures[index] >= self.LIMIT:
+                raise FeatspaceError(
+                    f"{where}, for {self.LIMIT} evaluations in a row; check the target feature and the encoder, or "
+                    "decode in float32"
+                )
+            if self.failures[index] == 1:
+                tqdm.write(f"{where}: left unguided there", file=sys.stderr)
 
 
 def _encoder_params(profile: Profile, encoder: str) -> EncoderParams:
@@ -139,75 +200,38 @@ def _encoder_params(profile: Profile, encoder: str) -> EncoderParams:
     return profile.encoder(encoder)
 
 
-@torch.no_grad()
-def _targets(
-    encoder: Encoder, sources: list[Path], texts: list[str], resolution: int, out: Path
-) -> dict[str, torch.Tensor]:
-    """Target features by id; photographs are cropped to the square that the decoder makes, and saved."""
-    found: dict[str, torch.Tensor] = {}
-
-    def add(name: str, feature: torch.Tensor, origin: str) -> None:
-        if name in found:
-            raise UsageError(f"{origin}: a second target with the id {name}; rename one")
-        found[name] = feature.float().cpu()
-
-    for source in sources:
-        if source.suffix == ".safetensors":
-            for name, feature in read_features(source, encoder.dim)[0].items():
-                add(name, feature, str(source))
-        else:
-            image = to_tensor(square(read_image(source), resolution))
-            save_png(out / f"{_slug(source.stem)}.png", image)
-            add(_slug(source.stem), encoder(image[None].to(_device()))[0], str(source))
-    for text in texts:
-        add(_slug(text), encoder.encode_text([text])[0], repr(text))
-    if not found:
-        raise UsageError("nothing to decode: name a photograph, a .safetensors file of features, or --text")
-    return found
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_") or "target"
-
-
-def _save(part: list[tuple[str, int]], seeds: list[int], decoded: Decoded, out: Path) -> list[dict]:
+def _save(part: list[tuple[str, int]], seeds: list[int], decoded: Decoded, work: Unfinished) -> None:
     images, last = as_saved(decoded.images), as_saved(decoded.last_images)
-    rows = []
     for i, (name, sample) in enumerate(part):
-        save_png(out / f"{name}-{sample}.png", images[i])
-        save_png(out / f"{name}-{sample}-last.png", last[i])
-        rows.append(
-            {
-                "id": name,
-                "sample": sample,
-                "seed": seeds[i],
-                "evaluations": decoded.evaluations,
-                "distance": decoded.distances[i].item(),
-                "t": decoded.timesteps[i].item(),
-                "recurrence": decoded.recurrences[i].item(),
-                "last_distance": decoded.last_distances[i].item(),
-            }
-        )
-    return rows
+        stem = _stem((name, sample))
+        save_png(work.folder / f"{stem}.png", images[i])
+        save_png(work.folder / f"{stem}-last.png", last[i])
+        row = {
+            "id": name,
+            "sample": sample,
+            "seed": seeds[i],
+            "evaluations": decoded.evaluations,
+            "unguided": decoded.unguided[i].item(),
+            "distance": decoded.distances[i].item(),
+            "t": decoded.timesteps[i].item(),
+            "recurrence": decoded.recurrences[i].item(),
+            "last_distance": decoded.last_distances[i].item(),
+        }
+        work.finish(stem, row, _trace(name, sample, decoded, i))
 
 
-def _trace(part: list[tuple[str, int]], decoded: Decoded) -> pd.DataFrame:
+def _trace(name: str, sample: int, decoded: Decoded, index: int) -> pd.DataFrame:
     timesteps, before, after = zip(*decoded.trace, strict=True)
-    before, after = torch.stack(before).cpu(), torch.stack(after).cpu()
-    frames = [
-        pd.DataFrame(
-            {
-                "id": name,
-                "sample": sample,
-                "evaluation": range(len(timesteps)),
-                "t": timesteps,
-                "distance_before": before[:, i].numpy(),
-                "distance_after": after[:, i].numpy(),
-            }
-        )
-        for i, (name, sample) in enumerate(part)
-    ]
-    return pd.concat(frames)
+    return pd.DataFrame(
+        {
+            "id": name,
+            "sample": sample,
+            "evaluation": range(len(timesteps)),
+            "t": timesteps,
+            "distance_before": torch.stack(before)[:, index].cpu().numpy(),
+            "distance_after": torch.stack(after)[:, index].cpu().numpy(),
+        }
+    )
 
 
 @torch.no_grad()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,9 +11,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from featspace.errors import FeatspaceError
+from featspace.errors import FeatspaceError, UsageError
 from featspace.files import atomic_file
-from featspace.images import read_image, to_tensor
+from featspace.images import read_image, square, to_tensor
 from featspace.targets import read_targets
 
 if TYPE_CHECKING:
@@ -71,3 +73,40 @@ def read_features(path: Path, dim: int | None = None) -> tuple[dict[str, torch.T
         if not torch.isfinite(feature).all():
             raise FeatspaceError(f"{path}: {name} holds NaN or infinite numbers; write it anew")
     return {name: feature.float() for name, feature in features.items()}, metadata
+
+
+@torch.no_grad()
+def gather_features(
+    encoder: Encoder, sources: Iterable[Path], texts: Iterable[str], resolution: int
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Target features (D,) by id, of photographs, .safetensors files of features, and texts; and the photographs.
+
+    The latter are cropped to the square of `resolution` pixels that the decoder makes, (3, H, W) in [0, 1], by id.
+    Raises UsageError for two targets of one id and for none at all, FeatspaceError for what cannot be read.
+    """
+    device = next(encoder.parameters()).device
+    features: dict[str, torch.Tensor] = {}
+    photographs: dict[str, torch.Tensor] = {}
+
+    def add(name: str, feature: torch.Tensor, origin: str) -> None:
+        if name in features:
+            raise UsageError(f"{origin}: a second target with the id {name}; rename one")
+        features[name] = feature.float().cpu()
+
+    for source in sources:
+        if source.suffix == ".safetensors":
+            for name, feature in read_features(source, encoder.dim)[0].items():
+                add(name, feature, str(source))
+        else:
+            image = to_tensor(square(read_image(source), resolution))
+            add(_slug(source.stem), encoder(image[None].to(device))[0], str(source))
+            photographs[_slug(source.stem)] = image
+    for text in texts:
+        add(_slug(text), encoder.encode_text([text])[0], repr(text))
+    if not features:
+        raise UsageError("nothing to decode: name a photograph, a .safetensors file of features, or --text")
+    return features, photographs
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_") or "target"

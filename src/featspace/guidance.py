@@ -70,6 +70,8 @@ class Evaluation:
     """ℓ(x̂) of the unguided estimate, (N,)."""
     distance_after: torch.Tensor
     """ℓ(x̂) once the noise prediction was corrected, (N,)."""
+    guided: torch.Tensor
+    """False where the gradient was not finite, so that the correction was left out, (N,)."""
 
 
 @dataclass
@@ -92,6 +94,8 @@ class Decoded:
     evaluations: int
     trace: list[tuple[int, torch.Tensor, torch.Tensor]] = field(repr=False)
     """Timestep, distance before and distance after, of each evaluation."""
+    unguided: torch.Tensor
+    """Evaluations left unguided because the gradient was not finite, (N,)."""
 
 
 def guided_decode(
@@ -115,6 +119,7 @@ def guided_decode(
     unguided in that evaluation.
     """
     z, best, trace = draw_noise(), None, []
+    unguided = torch.zeros(len(z), dtype=torch.int64, device=z.device)
     for index, t, recurrence, repeats, alpha_bar, beta in _visits(schedule):
         z = z.detach().requires_grad_()
         eps = predict_noise(z, t)
@@ -123,24 +128,26 @@ def guided_decode(
         (gradient,) = torch.autograd.grad(before.sum(), z)
         z, eps, image, before = z.detach(), eps.detach(), image.detach(), before.detach()
         with torch.no_grad():
-            guided = eps + weight * conditioned(gradient, eps, clip_std)
-            clean = _clean(z, guided, alpha_bar)
+            finite = gradient.flatten(1).isfinite().all(1)
+            unguided += ~finite
+            corrected_eps = eps + weight * conditioned(gradient, eps, clip_std)
+            clean = _clean(z, corrected_eps, alpha_bar)
             corrected = decode_latents(clean)
             after = distance(corrected)
             best = _nearest(best, image, before, t, recurrence)
             best = _nearest(best, corrected, after, t, recurrence + 0.5)
             trace.append((t, before, after))
             if callback is not None:
-                callback(Evaluation(index, t, recurrence, z, before, after))
+                callback(Evaluation(index, t, recurrence, z, before, after, finite))
             is_last_step = t == schedule.timesteps[-1]
-            z = clean if is_last_step else _ancestral(z, guided, alpha_bar, beta) + beta**0.5 * draw_noise()
+            z = clean if is_last_step else _ancestral(z, corrected_eps, alpha_bar, beta) + beta**0.5 * draw_noise()
             if recurrence < repeats - 1:
                 z = (1 - beta) ** 0.5 * z + beta**0.5 * draw_noise()
     if not torch.isfinite(best[1]).all():
         raise FeatspaceError("the feature distance was never finite: check the target feature and the encoder for NaN")
     with torch.no_grad():
         last = decode_latents(z)
-        return Decoded(*best, last, distance(last), z, schedule.evaluations, trace)
+        return Decoded(*best, last, distance(last), z, schedule.evaluations, trace, unguided)
 
 
 def conditioned(gradient: torch.Tensor, eps: torch.Tensor, clip_std: float | None) -> torch.Tensor:

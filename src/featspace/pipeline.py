@@ -76,7 +76,7 @@ class FeatureDecodingPipeline(DiffusionPipeline):
             return_tensors="pt",
         )
         context = self.text_encoder(tokens.input_ids.to(self.device))[0]
-        return Prior(self.unet, self.vae, context.to(self.unet.dtype), self.scheduler)
+        return Prior(self.unet, self.vae, context, self.scheduler)
 
     def __call__(
         self,
@@ -99,8 +99,8 @@ class FeatureDecodingPipeline(DiffusionPipeline):
 
         `encoder` maps images (N, 3, H, W) in [0, 1] to (N, D), differentiably. The schedule's defaults are the
         paper's 12,960 guided evaluations. `generator`: one a sample makes an image independent of its batch.
-        `callback_on_step_end(pipeline, index, timestep, {"latents", "distance_before", "distance_after"})` is called
-        after each guided evaluation. `output_type` is "pil", "np" or "pt".
+        `callback_on_step_end(pipeline, index, timestep, {"latents", "distance_before", "distance_after", "guided"})` is
+        called after each guided evaluation. `output_type` is "pil", "np" or "pt".
 
         Raises UsageError for a schedule, weight or output type out of range, FeatspaceError for non-finite features.
         """
@@ -118,10 +118,10 @@ class FeatureDecodingPipeline(DiffusionPipeline):
 
         def draw_noise() -> torch.Tensor:
             rows = [torch.randn(prior.latent_shape, generator=g, device=g.device if g else "cpu") for g in generators]
-            return torch.stack([row.to(self.device, self.unet.dtype) for row in rows])
+            return torch.stack([row.to(self.device) for row in rows])
 
         def observe(step: Evaluation) -> None:
-            seen = {key: getattr(step, key) for key in ("latents", "distance_before", "distance_after")}
+            seen = {key: getattr(step, key) for key in ("latents", "distance_before", "distance_after", "guided")}
             callback_on_step_end(self, step.index, step.timestep, seen)
 
         for module in (self.unet, self.vae, self.text_encoder):

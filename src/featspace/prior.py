@@ -9,7 +9,8 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 class Prior:
     """Noise prediction, image decoding and encoding of a latent diffusion model, with one prompt.
 
-    Latents are scaled as the UNet takes them: (N, C, h, w), roughly of unit variance. Images are in [−1, 1].
+    Latents are scaled as the UNet takes them: (N, C, h, w), roughly of unit variance. Images are in [−1, 1]. Both are
+    float32 (or float64) outside; the networks compute in the precision of their weights.
     """
 
     def __init__(self, unet: UNet2DConditionModel, vae: AutoencoderKL, prompt: torch.Tensor, scheduler):
@@ -27,7 +28,8 @@ class Prior:
 
     def predict_noise(self, z: torch.Tensor, t: int) -> torch.Tensor:
         """ε_θ(z_t, t, c), from whatever the UNet was trained to predict (ε or v)."""
-        out = self.unet(z, t, self.prompt.expand(len(z), -1, -1)).sample
+        prompt = self.prompt.to(self.unet.dtype).expand(len(z), -1, -1)
+        out = self.unet(z.to(self.unet.dtype), t, prompt).sample.to(z.dtype)
         if self.prediction_type == "v_prediction":
             alpha_bar = float(self.alpha_bars[t])
             return alpha_bar**0.5 * out + (1 - alpha_bar) ** 0.5 * z
@@ -35,8 +37,9 @@ class Prior:
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
         """Images (N, 3, H, W) in about [−1, 1] of scaled latents."""
-        return self.vae.decode(z / self.vae.config.scaling_factor).sample
+        return self.vae.decode((z / self.vae.config.scaling_factor).to(self.vae.dtype)).sample.to(z.dtype)
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Scaled latents (posterior means) of images (N, 3, H, W) in [−1, 1]."""
-        return self.vae.encode(images).latent_dist.mean * self.vae.config.scaling_factor
+        mean = self.vae.encode(images.to(self.vae.dtype)).latent_dist.mean.to(images.dtype)
+        return mean * self.vae.config.scaling_factor

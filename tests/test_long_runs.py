@@ -1,0 +1,159 @@
+"""Long decodings: cut off and taken up again, short of memory, with gradients that are not finite."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from featspace import decoding
+from featspace.cli import main
+from featspace.encoders import Encoder
+from featspace.pipeline import FeatureDecodingPipeline
+
+pytestmark = pytest.mark.usefixtures("offline")
+call = FeatureDecodingPipeline.__call__
+
+
+def decode(out, *options: str) -> dict[str, str]:
+    """Decodes two photographs, two images each, two at once; returns the SHA-256 of what was written."""
+    Image.open("photo.jpg").rotate(180).save("other.png")
+    main(["decode", "photo.jpg", "other.png", "--encoder", "resnet", "--batch", "2", "--out", str(out), *options])
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(out.iterdir())}
+
+
+def fail(arguments, capsys) -> str:
+    with pytest.raises(SystemExit) as stop:
+        decode(*arguments)
+    assert stop.value.code
+    return capsys.readouterr().err
+
+
+def interrupt_at(monkeypatch, number: int) -> list[int]:
+    """Ctrl-C at the call of the pipeline with this number; returns the list that the sizes of batches go to."""
+    batches: list[int] = []
+
+    def counting(self, features, *args, **options):
+        batches.append(len(features))
+        if len(batches) == number:
+            raise KeyboardInterrupt
+        return call(self, features, *args, **options)
+
+    monkeypatch.setattr(FeatureDecodingPipeline, "__call__", counting)
+    return batches
+
+
+def test_an_interrupted_run_goes_on_from_its_finished_images(tmp_path, capsys, monkeypatch):
+    whole = decode(tmp_path / "whole")
+    batches = interrupt_at(monkeypatch, 2)
+    assert "interrupted; finished images are kept" in fail([tmp_path / "out"], capsys)
+    assert not (tmp_path / "out").exists()
+    assert decode(tmp_path / "out") == whole
+    assert batches == [2, 2, 2]  # the first two images were not decoded again
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
+
+
+def test_an_interrupted_run_is_not_mixed_with_another(tmp_path, capsys, monkeypatch):
+    interrupt_at(monkeypatch, 2)
+    fail([tmp_path / "out"], capsys)
+    error = fail([tmp_path / "out", "--weight", "1"], capsys)
+    assert "out.unfinished: holds 2 finished images of a run with other settings" in error
+    assert (tmp_path / "out.unfinished" / "photo-1.png").is_file()
+
+
+def test_fewer_images_at_once_where_memory_is_short(tmp_path, capsys, monkeypatch):
+    whole = decode(tmp_path / "whole")
+
+    def small(self, features, *args, **options):
+        if len(features) > 1:
+            raise torch.OutOfMemoryError("too large")
+        return call(self, features, *args, **options)
+
+    monkeypatch.setattr(FeatureDecodingPipeline, "__call__", small)
+    spared = decode(tmp_path / "out")
+    assert "out of memory with 2 images at once: going on with 1" in capsys.readouterr().err
+    assert whole.keys() == spared.keys()
+    tables = [pd.read_csv(tmp_path / name / "decoded.csv") for name in ("whole", "out")]
+    pd.testing.assert_frame_equal(*tables, rtol=1e-3)
+
+
+def test_activations_are_computed_twice_before_giving_up(tmp_path, capsys, monkeypatch):
+    tried = []
+
+    def full(self, features, *args, **options):
+        tried.append((len(features), self.unet.is_gradient_checkpointing and self.vae.is_gradient_checkpointing))
+        raise torch.OutOfMemoryError("tried to allocate 20 GiB")
+
+    monkeypatch.setattr(FeatureDecodingPipeline, "__call__", full)
+    error = fail([tmp_path / "out"], capsys)
+    assert tried == [(2, False), (1, False), (1, True)]
+    assert "even with one image at once, recomputing activations (tried to allocate 20 GiB)" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_recomputing_activations_changes_no_image(tmp_path, monkeypatch):
+    whole = decode(tmp_path / "whole")
+
+    def checkpointed(self, *args, **options):
+        self.unet.enable_gradient_checkpointing()
+        self.vae.enable_gradient_checkpointing()
+        return call(self, *args, **options)
+
+    monkeypatch.setattr(FeatureDecodingPipeline, "__call__", checkpointed)
+    again = decode(tmp_path / "out")
+    assert {k: v for k, v in again.items() if k.endswith(".png")} == {
+        k: v for k, v in whole.items() if k.endswith(".png")
+    }
+
+
+def not_finite(monkeypatch, evaluations: range) -> None:
+    """The encoder's gradient is NaN in these evaluations; its value is untouched."""
+    calls = []
+    forward = Encoder.forward
+
+    def broken(self, images):
+        out = forward(self, images)
+        if out.requires_grad:
+            calls.append(None)
+            if len(calls) - 1 in evaluations:
+                out.register_hook(lambda gradient: gradient * torch.nan)
+        return out
+
+    monkeypatch.setattr(Encoder, "forward", broken)
+
+
+def test_a_gradient_that_is_not_finite_is_named_and_counted(tmp_path, capsys, monkeypatch):
+    not_finite(monkeypatch, range(1, 2))
+    decode(tmp_path / "out", "--samples", "1")
+    error = capsys.readouterr().err
+    assert "photo-0: the guidance gradient is not finite at timestep 999: left unguided there" in error
+    assert pd.read_csv(tmp_path / "out" / "decoded.csv")["unguided"].tolist() == [1, 1]
+
+
+def test_gradients_that_stay_not_finite_end_the_run(tmp_path, capsys, monkeypatch):
+    not_finite(monkeypatch, range(4, 1000))
+    monkeypatch.setattr(decoding._Watch, "LIMIT", 3)
+    error = fail([tmp_path / "out", "--samples", "1", "--recurrences", "3"], capsys)
+    assert "the guidance gradient is not finite at timestep" in error and "for 3 evaluations in a row" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bfloat16_is_the_priors_alone(tmp_path, monkeypatch):
+    seen = []
+
+    def look(self, features, encoder, **options):
+        out = call(self, features, encoder, **options)
+        seen.append((self.unet.dtype, self.vae.dtype, next(encoder.parameters()).dtype, out.decoded.latents.dtype))
+        return out
+
+    monkeypatch.setattr(FeatureDecodingPipeline, "__call__", look)
+    decode(tmp_path / "exact", "--samples", "1")
+    decode(tmp_path / "rough", "--samples", "1", "--precision", "bfloat16")
+    exact, rough = (torch.float32,) * 4, (torch.bfloat16, torch.bfloat16, torch.float32, torch.float32)
+    assert seen == [exact, rough]
+    tables = [pd.read_csv(tmp_path / name / "decoded.csv") for name in ("exact", "rough")]
+    assert not tables[0]["distance"].equals(tables[1]["distance"])
+    pd.testing.assert_series_equal(tables[0]["distance"], tables[1]["distance"], rtol=0.3)

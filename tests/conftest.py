@@ -22,9 +22,10 @@ from test_training import TEXT, UNET, VAE
 from timm.models import save_for_hf
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from featspace.architectures import SCHEDULE
 from featspace.encoders import load_encoder
 from featspace.files import write_checksums
-from featspace.training.prior import SCHEDULE, clip_tokenizer
+from featspace.training.prior import clip_tokenizer
 
 CLIP = {
     "embed_dim": 16,

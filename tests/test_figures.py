@@ -12,9 +12,9 @@ import skimage.data
 from PIL import Image
 
 from featspace.errors import FeatspaceError, UsageError
-from featspace.figures import FIGURES, run_figure
+from featspace.figures import FIGURES, OVERVIEW, overview, run_figure
 from featspace.images import square
-from featspace.plotting import DPI, GAP, WIDTH, Row, sample_grid, save, style
+from featspace.plotting import DPI, GAP, WIDTH, Row, matrix, sample_grid, save, style
 
 PHOTOS = ("astronaut", "coffee", "rocket")
 CAPTIONS = {"sea": "a lighthouse by the sea at dusk, for $10 or $20, as an oil painting", "cat": "a tabby"}
@@ -49,14 +49,18 @@ def files(tmp_path_factory):
 
 
 def inputs(files):
-    return files / "targets", files / "decoded", files / "similarity.csv", files / "references.csv"
+    return files / "targets", [files / "decoded"], [files / "similarity.csv"], [files / "references.csv"]
 
 
 @cache
 def drawn(files, name):
     """The figure, its images as {(left, top, right, bottom) in dots: pixels}, its texts as {(x, y): text}."""
+    targets, decoded, tables, references = inputs(files)
     with style():
-        figure = FIGURES[name](*inputs(files))
+        if name == OVERVIEW:
+            figure = overview.draw(targets, decoded, tables)
+        else:
+            figure = FIGURES[name](targets, decoded[0], tables[0], references[0])
     height = round(figure.get_figheight() * DPI)
     images = {}
     for axes in figure.axes:
@@ -115,7 +119,7 @@ def test_captions_are_whole_and_inside_their_boxes(files):
 
 
 def test_text_is_inside_the_page_and_no_text_covers_another(files):
-    for name in FIGURES:
+    for name in (*FIGURES, OVERVIEW):
         figure, _, texts = drawn(files, name)
         extents = [text.get_window_extent() for text in texts.values()]
         page = figure.bbox
@@ -141,7 +145,7 @@ def test_png_shows_every_pixel_as_a_square_of_dots(files, tmp_path):
         assert np.array_equal(shown[inside, inside], pixels.repeat(dots, 0).repeat(dots, 1)[inside, inside])
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", [*FIGURES, OVERVIEW])
 def test_two_runs_give_the_same_bytes(files, tmp_path, name):
     run_figure(name, *inputs(files), tmp_path / "once")
     with matplotlib.rc_context({"font.size": 20, "axes.linewidth": 3, "savefig.dpi": 50, "pdf.compression": 0}):
@@ -204,5 +208,51 @@ def test_any_number_of_samples_fits_the_page_or_is_refused():
 
 
 def test_an_unknown_figure_is_a_usage_error(files):
-    with pytest.raises(UsageError, match="figure 'pie': unknown; choose one of photos, captions"):
+    with pytest.raises(UsageError, match="figure 'pie': unknown; choose one of photos, captions, overview"):
         run_figure("pie", *inputs(files), files / "figure")
+
+
+def test_the_overview_shows_of_each_encoder_the_nearest_image(files, tmp_path):
+    """A column a photograph, a row an encoder; where the second sample is the nearer one, it and its number."""
+    second = shutil.copytree(files, tmp_path / "second")
+    for id in PHOTOS:
+        image = Image.open(second / "decoded" / f"{id}-1.png")
+        image.rotate(90).save(second / "decoded" / f"{id}-1.png")
+    replace(second / "similarity.csv", "clip", "vit")
+    for id in PHOTOS:
+        replace(second / "similarity.csv", f"vit,{id},1,photo,best,1", f"vit,{id},1,photo,best,0.5")
+    folders, tables = [files / "decoded", second / "decoded"], [files / "similarity.csv", second / "similarity.csv"]
+    with style():
+        figure = overview.draw(files / "targets", folders, tables)
+    shown = [axes.images[0].get_array() for axes in figure.axes]
+    expected = [files / "targets" / f"{id}.png" for id in PHOTOS]
+    expected += [files / "decoded" / f"{id}-0.png" for id in PHOTOS]
+    expected += [second / "decoded" / f"{id}-1.png" for id in PHOTOS]
+    assert len(shown) == len(expected)
+    for image, path in zip(shown, expected, strict=True):
+        assert np.array_equal(image, np.asarray(Image.open(path)))
+    texts = [text.get_text() for text in figure.texts]
+    assert texts[:3] == list(PHOTOS) and texts[3] == "target"
+    assert [text for text in texts if text.startswith("0.9")] == ["0.902", "0.906", "0.910", "0.900", "0.904", "0.908"]
+    assert texts.index("clip") < texts.index("0.902") < texts.index("vit") < texts.index("0.900")
+
+
+def test_a_figure_of_one_encoder_refuses_several_and_the_overview_tables_without_images(files, tmp_path):
+    targets, decoded, tables, references = inputs(files)
+    with pytest.raises(UsageError, match="is of one encoder"):
+        run_figure("photos", targets, decoded * 2, tables * 2, references, tmp_path / "out")
+    with pytest.raises(UsageError, match="1 folders of decoded images, 2 tables"):
+        run_figure("overview", targets, decoded, tables * 2, [], tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_matrix_fills_the_page_or_is_refused():
+    images = [(Image.new("RGB", (64, 64)), "")] * 60
+    with style():
+        for count in (1, 8, 40):
+            figure = matrix([Row("", images[:count])])
+            boxes = [axes.get_window_extent() for axes in figure.axes]
+            assert {round(box.width) % 64 for box in boxes} == {0}
+            assert round(boxes[0].x0) == 6 and (count == 1 or WIDTH - boxes[-1].x1 == pytest.approx(6, abs=1))
+        with pytest.raises(FeatspaceError, match="60 images do not fit"):
+            matrix([Row("", images)])

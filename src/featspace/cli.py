@@ -177,17 +177,17 @@ def metrics(
 
 @app.command()
 def figure(
-    name: Annotated[str, typer.Argument(help="photos (Figures 3, 5, 7) or captions (Figure 8).")],
+    name: Annotated[str, typer.Argument(help="photos (Figures 3, 5, 7), captions (Figure 8), or overview.")],
     targets: Targets,
-    decoded: Decoded,
-    table: Annotated[Path, typer.Option(help="Table of `featspace similarity`.")],
-    references: Annotated[Path, typer.Option(help="Table of `featspace references`.")],
+    decoded: Annotated[list[Path], typer.Option(help="Folder that `featspace decode` wrote; several for overview.")],
+    table: Annotated[list[Path], typer.Option(help="Table of `featspace similarity`; several for overview.")],
     out: Annotated[Path, typer.Option(help="File name without suffix; .png and .pdf are written.")],
+    references: Annotated[list[Path] | None, typer.Option(help="Table of `featspace references`.")] = None,
 ) -> None:
     """Draw a figure from tables and images."""
     from featspace.figures import run_figure
 
-    run_figure(name, targets, decoded, table, references, out)
+    run_figure(name, targets, decoded, table, references or [], out)
 
 
 @app.command()

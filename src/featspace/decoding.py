@@ -41,20 +41,22 @@ def load_pipeline(prior: str, root: Path = Path(), precision: str = "float32") -
 
     Raises FeatspaceError if the folder or a file of it is missing, altered, a pickle, or not such a pipeline.
     """
-    folder = root / prior
+    folder, half = root / prior, getattr(torch, precision)
     check_folder(folder)
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     try:
         pipeline = FeatureDecodingPipeline.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
+            folder,
+            dtype={"unet": half, "vae": half, "default": torch.float32},
+            use_safetensors=True,
+            local_files_only=True,
         )
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise FeatspaceError(f"{folder}: cannot be loaded as a diffusion pipeline ({reason})") from error
     for network in (pipeline.unet, pipeline.vae):
-        # The faster layout for convolutions.
-        network.to(dtype=getattr(torch, precision), memory_format=torch.channels_last)
+        network.to(memory_format=torch.channels_last)  # the faster layout for convolutions
     return pipeline.to(_device())
 
 

@@ -109,6 +109,37 @@ def sample_grid(rows: Sequence[Row], head: str, note: str) -> tuple[Figure, list
     return figure, boxes
 
 
+def matrix(rows: Sequence[Row], heads: Sequence[str] = (), note: str = "") -> Figure:
+    """Draws rows of equally many images over the width of the page: heads above the columns, names left of the rows.
+
+    A row whose labels are all empty takes no room for them. Raises FeatspaceError for more columns than fit.
+    """
+    count = len(rows[0].samples)
+    left = NAME if any(row.name for row in rows) else MARGIN
+    side = (WIDTH - left - MARGIN - (count - 1) * GAP) // count
+    side -= side % 64  # whole dots for the pixels of 64×64 images
+    if side < 64:
+        raise FeatspaceError(f"{count} images do not fit a page's width; draw fewer")
+    gap = (WIDTH - left - MARGIN - count * side) / max(1, count - 1)
+    strips = [STRIP if any(label for _, label in row.samples) else 0 for row in rows]
+    top = DPI // 5 if heads else MARGIN
+    bottom = top + sum(strips) + len(rows) * (side + GAP)
+    height = bottom + (note.count("\n") + 1) * LINE + GAP if note else bottom
+    figure = Figure(figsize=(WIDTH / DPI, -(-height * 8 // DPI) / 8))
+    lefts = [round(left + index * (side + gap)) for index in range(count)]
+    for x, head in zip(lefts, heads, strict=bool(heads)):
+        write(figure, x + side / 2, DPI / 10, head, color=GRAY)
+    y = top
+    for row, strip in zip(rows, strips, strict=True):
+        write(figure, left / 2, y + strip + side / 2, row.name, rotation=90, color=GRAY)
+        for x, (image, label) in zip(lefts, row.samples, strict=True):
+            write(figure, x + side / 2, y + 0.55 * strip, label)
+            frame(figure, Box(x, y + strip, side), image)
+        y += strip + side + GAP
+    write(figure, left, bottom, note, ha="left", va="top", color=GRAY, linespacing=1.35)
+    return figure
+
+
 def save(figure: Figure, stem: Path, suffixes: Sequence[str] = (".png", ".pdf")) -> None:
     """Writes <stem>.png and <stem>.pdf, without dates and versions: the same figure gives the same bytes."""
     unwanted = {".png": ["Software"], ".pdf": ["Creator", "Producer", "CreationDate"]}

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from featspace.errors import UsageError
-from featspace.figures import captions, photos
+from featspace.figures import captions, overview, photos
 from featspace.plotting import save, style
 
 FIGURES = {"photos": photos.draw, "captions": captions.draw}
+"""Of one encoder; the overview is of several."""
+OVERVIEW = "overview"
 
 
-def run_figure(name: str, targets: Path, decoded: Path, table: Path, references: Path, out: Path) -> None:
-    """Draws figure `name` (a key of FIGURES) and writes <out>.png and <out>.pdf.
+def run_figure(
+    name: str, targets: Path, decoded: Sequence[Path], tables: Sequence[Path], references: Sequence[Path], out: Path
+) -> None:
+    """Draws figure `name` (a key of FIGURES, or OVERVIEW) and writes <out>.png and <out>.pdf.
 
-    targets, decoded: folders of images; table, references: CSVs of `run_similarity` and `run_references`.
-    Raises UsageError for an unknown name and FeatspaceError for files that are missing or do not match.
+    targets, decoded: folders of images; tables, references: CSVs of `run_similarity` and `run_references`; one of
+    each an encoder. Raises UsageError for an unknown name or several encoders where one is drawn, and FeatspaceError
+    for files that are missing or do not match.
     """
-    if name not in FIGURES:
-        raise UsageError(f"figure '{name}': unknown; choose one of {', '.join(FIGURES)}")
+    if name not in (*FIGURES, OVERVIEW):
+        raise UsageError(f"figure '{name}': unknown; choose one of {', '.join((*FIGURES, OVERVIEW))}")
+    given = [decoded, tables, references]
+    if name != OVERVIEW and any(len(paths) != 1 for paths in given):
+        raise UsageError(f"figure '{name}' is of one encoder: name one --decoded, one --table and one --references")
     with style():
-        save(FIGURES[name](targets, decoded, table, references), out)
+        if name == OVERVIEW:
+            save(overview.draw(targets, decoded, tables), out)
+        else:
+            save(FIGURES[name](targets, decoded[0], tables[0], references[0]), out)

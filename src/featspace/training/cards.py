@@ -17,10 +17,10 @@ from featspace.errors import FeatspaceError
 from featspace.files import atomic_dir
 from featspace.images import read_image, square
 from featspace.params import Params
-from featspace.plotting import save, style
+from featspace.plotting import Row, matrix, save, style
 from featspace.targets import locate_image
-from featspace.training.measures import Row, measure, reconstruct
-from featspace.training.pictures import grid, histograms
+from featspace.training.measures import Measured, measure, reconstruct
+from featspace.training.pictures import histograms
 
 MEASURES = {
     "top1": ("top-1 accuracy, 50 classes", "{:.3f}"),
@@ -105,8 +105,8 @@ def run(models: Path, photographs: Path, samples: Path, out: Path) -> None:
     with atomic_dir(out) as aside:
         with style():
             drawings = {
-                "samples": grid([shown[i : i + ACROSS] for i in range(0, len(shown), ACROSS)]),
-                "reconstructions": grid([photos, reconstruct(autoencoder, photos)], ["target", "decoded"]),
+                "samples": matrix([_row("", shown[i : i + ACROSS]) for i in range(0, len(shown), ACROSS)]),
+                "reconstructions": matrix([_row("target", photos), _row("decoded", reconstruct(autoencoder, photos))]),
                 "neighbors": histograms(neighbors),
             }
             for name, figure in drawings.items():
@@ -121,7 +121,11 @@ def run(models: Path, photographs: Path, samples: Path, out: Path) -> None:
         (aside / "README.md").write_text(text, encoding="utf-8")
 
 
-def _value(row: Row) -> str:
+def _row(name: str, images: list[Image.Image]) -> Row:
+    return Row(name, [(image, "") for image in images])
+
+
+def _value(row: Measured) -> str:
     return MEASURES[row.measure][1].format(row.value)
 
 

@@ -19,7 +19,7 @@ from featspace.training import data, vae
 CLASSIFIERS = ("resnet", "vit", "judge")
 
 
-class Row(NamedTuple):
+class Measured(NamedTuple):
     """One number of the card."""
 
     model: str
@@ -98,29 +98,29 @@ def reconstruct(autoencoder: AutoencoderKL, photos: Sequence[Image.Image]) -> li
     return [Image.fromarray(image.numpy()) for image in levels]
 
 
-def measure(models: Path, photographs: Path, samples: Tensor) -> tuple[list[Row], list[Neighbors]]:
+def measure(models: Path, photographs: Path, samples: Tensor) -> tuple[list[Measured], list[Neighbors]]:
     """Every number of the card from the weights in `models`; `samples` are of the prior, (N, 3, H, W) uint8."""
     train, _ = data.load_split(photographs, "train")
     held_out, labels = data.load_split(photographs, "val")
     names = data.class_names(photographs)
-    rows = [Row(name, "top1", top1(load_encoder(str(models / name)), held_out, labels)) for name in CLASSIFIERS]
+    rows = [Measured(name, "top1", top1(load_encoder(str(models / name)), held_out, labels)) for name in CLASSIFIERS]
     clip = load_encoder(str(models / "clip"))
-    rows.append(Row("clip", "zero_shot_top1", zero_shot_top1(clip, held_out, labels, names)))
+    rows.append(Measured("clip", "zero_shot_top1", zero_shot_top1(clip, held_out, labels, names)))
 
     prior = StableDiffusionPipeline.from_pretrained(models / "prior", dtype=torch.float32)
-    rows.append(Row("prior", "psnr", vae.psnr(prior.vae, held_out)))
+    rows.append(Measured("prior", "psnr", vae.psnr(prior.vae, held_out)))
     latents = vae.encode(prior.vae, held_out) * prior.vae.config.scaling_factor
     prompt, _ = prior.encode_prompt("", "cpu", 1, False)
     error = noise_error(
         lambda z, t: prior.unet(z, t, prompt.expand(len(z), -1, -1)).sample, latents, prior.scheduler.alphas_cumprod
     )
-    rows.append(Row("prior", "noise_error", error))
+    rows.append(Measured("prior", "noise_error", error))
 
     judge = load_encoder(str(models / "judge"))
     seen = {"train": features(judge, train), "held_out": features(judge, held_out), "samples": features(judge, samples)}
     rows += [
-        Row("prior", "frechet_samples", frechet_distance(seen["samples"], seen["train"])),
-        Row("prior", "frechet_held_out", frechet_distance(seen["held_out"], seen["train"])),
+        Measured("prior", "frechet_samples", frechet_distance(seen["samples"], seen["train"])),
+        Measured("prior", "frechet_held_out", frechet_distance(seen["held_out"], seen["train"])),
     ]
     count = len(held_out)  # as many samples, so that the two histograms compare
     pool = torch.cat([seen["train"], features(judge, train.flip(-1))])
@@ -131,5 +131,5 @@ def measure(models: Path, photographs: Path, samples: Tensor) -> tuple[list[Row]
     neighbors.append(Neighbors("distance in pixels (root mean square, of 255)", *near))
     for measure, distances in zip(("near_features", "near_pixels"), neighbors, strict=True):
         share = (distances.samples < distances.held_out.quantile(0.01)).float().mean()
-        rows.append(Row("prior", measure, float(share)))
+        rows.append(Measured("prior", measure, float(share)))
     return rows, neighbors

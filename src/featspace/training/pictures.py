@@ -1,4 +1,4 @@
-"""The pictures of the model card: samples, reconstructions, and how near samples come to training photographs."""
+"""The histograms of the model card: how near samples come to training photographs."""
 
 from __future__ import annotations
 
@@ -6,27 +6,11 @@ from collections.abc import Sequence
 
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
 
-from featspace.plotting import DPI, GAP, GRAY, MARGIN, NAME, WIDTH, Box, frame, write
+from featspace.plotting import DPI, WIDTH
 from featspace.training.measures import Neighbors
 
 COLORS = {"samples": "#b3541e", "held-out photographs": "#33658a"}
-
-
-def grid(rows: Sequence[Sequence[Image.Image]], names: Sequence[str] = ()) -> Figure:
-    """Rows of equally many square images, each row with its name to the left if there are names."""
-    left, count = (NAME if names else MARGIN), len(rows[0])
-    side = (WIDTH - left - MARGIN - (count - 1) * GAP) // count
-    height = -(-(len(rows) * (side + GAP) - GAP + 2 * MARGIN) * 8 // DPI) * DPI // 8
-    figure = Figure(figsize=(WIDTH / DPI, height / DPI))
-    for y, images in enumerate(rows):
-        top = MARGIN + y * (side + GAP)
-        if names:
-            write(figure, left / 2, top + side / 2, names[y], rotation=90, color=GRAY)
-        for x, image in enumerate(images):
-            frame(figure, Box(left + x * (side + GAP), top, side), image)
-    return figure
 
 
 def histograms(neighbors: Sequence[Neighbors]) -> Figure:

@@ -14,22 +14,12 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from featspace.architectures import SCHEDULE
 from featspace.files import atomic_dir
 from featspace.training import data
 from featspace.training.loop import Recipe, fit
 from featspace.training.measures import noise_error
 from featspace.training.vae import encode
-
-SCHEDULE = {
-    "num_train_timesteps": 1000,
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "clip_sample": False,
-    "set_alpha_to_one": False,
-    "steps_offset": 1,
-}
-"""Stable Diffusion's."""
 
 
 class PriorRecipe(Recipe):

@@ -1,0 +1,37 @@
+"""The overview: photographs above what every encoder's feature of them decodes to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from featspace.errors import UsageError
+from featspace.figures.samples import read_rows
+from featspace.images import read_image
+from featspace.plotting import Row, matrix
+
+NOTE = (
+    "Each row shows what one encoder’s features decode to: of its images of a target, the one nearest to the feature.\n"
+    "Numbers: cosine similarity of the saved image’s feature to the target’s."
+)
+
+
+def draw(targets: Path, decoded: Sequence[Path], tables: Sequence[Path]) -> Figure:
+    """A column a photograph, and below it a row an encoder.
+
+    Raises UsageError if there are not as many tables as folders of decoded images.
+    """
+    if len(decoded) != len(tables):
+        raise UsageError(f"{len(decoded)} folders of decoded images, {len(tables)} tables: give one of each an encoder")
+    photos, rows = [], []
+    for folder, table in zip(decoded, tables, strict=True):
+        photos, found, best = read_rows("photo", targets, folder, table)
+        nearest = []
+        for row in found:
+            distances = best[best["id"] == row.name].sort_values("sample")["distance"]
+            nearest.append(row.samples[int(distances.argmin())])
+        rows.append(Row(best["encoder"].iloc[0], nearest))
+    shown = Row("target", [(read_image(Path(targets) / f"{photo.id}.png"), "") for photo in photos])
+    return matrix([shown, *rows], [photo.id for photo in photos], NOTE)

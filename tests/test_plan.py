@@ -23,7 +23,7 @@ class Pooled(nn.Module):
 
 def costs(device: str, dtype=torch.float32, recompute: bool = False):
     with torch.device(device):
-        prior, encoder = blank_prior("small", dtype), Pooled()
+        prior, encoder = blank_prior("small", dtype=dtype), Pooled()
     for network in (prior.unet, prior.vae):
         if recompute:
             network.enable_gradient_checkpointing()

@@ -1,13 +1,18 @@
 """Published architectures of diffusion priors, without weights: to plan a run, and to measure speed where none are.
 
-Values are those of the repositories' own configuration files (CompVis/stable-diffusion-v1-4, madebyollin/taesd).
+Values are those of the repositories' own configuration files (CompVis/stable-diffusion-v1-4).
 """
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
 
+from featspace.errors import FeatspaceError
+from featspace.networks import one_line
 from featspace.prior import Prior
 
 STABLE_DIFFUSION_UNET = {
@@ -48,21 +53,38 @@ SCHEDULE = {
 }
 """Stable Diffusion's noise schedule, for diffusers' DDIMScheduler."""
 PRIORS = {
-    "stable-diffusion-v1-4": (STABLE_DIFFUSION_UNET, STABLE_DIFFUSION_VAE),
+    "diffusers:CompVis/stable-diffusion-v1-4": (STABLE_DIFFUSION_UNET, STABLE_DIFFUSION_VAE),
     "small": (SMALL_UNET, SMALL_VAE),
 }
 """UNet and VAE; `small` has Stable Diffusion's blocks in a size for CPUs, 128 pixels."""
 
 
-def blank_prior(name: str, dtype: torch.dtype = torch.float32, tiny_vae: bool = False) -> Prior:
-    """A prior of PRIORS with random weights in `dtype`, on the default device (`torch.device("meta")` as well).
+def configurations(prior: str, root: Path = Path()) -> tuple[dict, dict]:
+    """Configurations of a prior's UNet and VAE: of PRIORS, or of a folder in Stable Diffusion's layout.
 
-    `tiny_vae` puts TAESD in the VAE's place.
+    Raises FeatspaceError if it is neither.
     """
-    unet, vae = PRIORS[name]
+    if prior in PRIORS:
+        return PRIORS[prior]
+    try:
+        unet, vae = (json.loads((root / prior / part / "config.json").read_text()) for part in ("unet", "vae"))
+    except (OSError, ValueError) as error:
+        raise FeatspaceError(
+            f"{prior}: its architecture is not known ({one_line(error)}); name a folder with unet/config.json and "
+            f"vae/config.json, or {', '.join(PRIORS)}"
+        ) from error
+    return unet, vae
+
+
+def blank_prior(prior: str, root: Path = Path(), dtype: torch.dtype = torch.float32) -> Prior:
+    """A prior with random weights in `dtype`, in eval mode, on the default device (`torch.device("meta")` as well).
+
+    Raises FeatspaceError as `configurations` does.
+    """
+    unet, vae = configurations(prior, root)
+    kind = AutoencoderTiny if vae.get("_class_name") == "AutoencoderTiny" else AutoencoderKL
     prompt = torch.randn(1, 77, unet["cross_attention_dim"])
-    autoencoder = AutoencoderTiny() if tiny_vae else AutoencoderKL(**vae)
-    prior = Prior(UNet2DConditionModel(**unet), autoencoder, prompt, DDIMScheduler(**SCHEDULE))
-    for network in (prior.unet, prior.vae):
+    blank = Prior(UNet2DConditionModel.from_config(unet), kind.from_config(vae), prompt, DDIMScheduler(**SCHEDULE))
+    for network in (blank.unet, blank.vae):
         torch.nn.Module.to(network, dtype).requires_grad_(False).eval()  # diffusers' own warns of each call
-    return prior
+    return blank

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
+from featspace.architectures import blank_prior
+from featspace.encoders import load_encoder
+from featspace.guidance import Schedule
+from featspace.params import DecodeParams, EncoderParams, Params, Profile
 from featspace.prior import Prior
 
+GIB = 2**30
 T = 500
 """A timestep: what an evaluation costs is the same at each."""
 
@@ -71,3 +77,55 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) 
             torch.cuda.synchronize(device)
         best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best
+
+
+UTILIZATION = 0.4
+"""Share of the matrix rate that guided decoding reaches: rough, for estimates; `featspace speed` measures it."""
+
+
+def describe(
+    params: Params, profile: Profile, encoder: EncoderParams, images: int, decode: DecodeParams
+) -> Iterator[str]:
+    """Lines that say what it will take to decode `images` images: evaluations, operations, memory, time.
+
+    Nothing is loaded. Raises UsageError and FeatspaceError for networks that are not known.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = getattr(torch, decode.precision)
+    with torch.device("meta"):
+        prior = blank_prior(profile.prior, params.root, dtype)
+        cost = evaluation_cost(prior, load_encoder(encoder.network, params.root, weights=False))
+    options = decode.model_dump(include={"steps", "recurrences", "emphasis_steps", "emphasis_recurrences"})
+    evaluations = Schedule.spaced(prior.alpha_bars, **options).evaluations
+    rate = matrix_rate(device, dtype)
+    hours = images * evaluations * cost.flops / (UTILIZATION * rate) / 3600
+    batch = min(decode.batch, images)
+    memory = cost.weights + batch * cost.kept
+    yield f"images       {images}, {batch} at once"
+    yield f"evaluations  {evaluations:,} an image, each {cost.flops / 1e12:.3g} TFLOP; the prior in {decode.precision}"
+    yield (
+        f"memory       about {memory / GIB:.1f} GiB: weights {cost.weights / GIB:.1f}, "
+        f"activations {cost.kept / GIB:.2f} an image at once; {_free(device)}"
+    )
+    yield (
+        f"time         about {_duration(hours)}, if {UTILIZATION:.0%} of this device's measured matrix rate "
+        f"({rate / 1e12:.3g} TFLOP/s, {name_of(device)}) are reached"
+    )
+
+
+def name_of(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def _free(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{torch.cuda.mem_get_info(device)[0] / GIB:.1f} GiB are free on the GPU"
+    return "on the CPU"
+
+
+def _duration(hours: float) -> str:
+    if hours >= 1:
+        return f"{hours:.1f} hours"
+    return f"{60 * hours:.1f} minutes" if hours >= 1 / 60 else f"{3600 * hours:.0f} seconds"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import statistics
 import time
 from collections.abc import Iterable, Iterator
@@ -18,7 +17,7 @@ from featspace.architectures import blank_prior
 from featspace.encoders import Encoder, load_encoder
 from featspace.guidance import Schedule, guided_decode
 from featspace.pipeline import FeatureDistance
-from featspace.plan import T, evaluation_cost, matrix_rate
+from featspace.plan import T, evaluation_cost, matrix_rate, name_of
 from featspace.tables import write_table
 
 PAPER_EVALUATIONS = 12_960
@@ -55,17 +54,17 @@ def run_speed(
 ) -> pd.DataFrame:
     """Times `evaluations` guided evaluations, after two to warm up, for each network and way; writes a CSV table.
 
-    architecture: of architectures.PRIORS. networks: name → what `load_encoder` takes; no weights are read. A way that
-    does not fit the memory gets a row without times. `ms` is the median time of one evaluation over the images of a
-    batch, in milliseconds; `gib` the peak of the device's memory (empty on a CPU); `rate` the share of the device's
-    measured matrix rate in that precision.
+    architecture: what `architectures.blank_prior` takes. networks: name → what `load_encoder` takes; no weights are
+    read. A way that does not fit the memory gets a row without times. `ms` is the median time of one evaluation over
+    the images of a batch, in milliseconds; `gib` the peak of the device's memory (empty on a CPU); `rate` the share of
+    the device's measured matrix rate in that precision.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rates = {name: matrix_rate(device, getattr(torch, name)) for name in {"float32", precision}}
     rows = []
     for name, network in networks.items():
         with torch.device("meta"):
-            cost = evaluation_cost(blank_prior(architecture), load_encoder(network, root, weights=False))
+            cost = evaluation_cost(blank_prior(architecture, root), load_encoder(network, root, weights=False))
         for way in ways(batches, precision, compiled):
             seconds, gib = _measure(architecture, network, root, way, device, evaluations)
             row = {
@@ -80,7 +79,7 @@ def run_speed(
                 "rate": cost.flops / seconds / rates[way.precision],
                 "gflop": cost.flops / 1e9,
                 "architecture": architecture,
-                "device": _name(device),
+                "device": name_of(device),
                 "torch": torch.__version__,
             }
             rows.append(row)
@@ -99,7 +98,7 @@ def _measure(
     try:
         with device:
             torch.manual_seed(0)
-            prior = blank_prior(architecture, getattr(torch, way.precision))
+            prior = blank_prior(architecture, root, getattr(torch, way.precision))
             encoder = load_encoder(network, root, weights=False).to(device)
         if way.channels_last:
             for part in (prior.unet, prior.vae):
@@ -147,9 +146,3 @@ def _peak(device: torch.device) -> Iterator[list[float]]:
     yield peak
     if device.type == "cuda":
         peak[0] = torch.cuda.max_memory_allocated(device) / 2**30
-
-
-def _name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"

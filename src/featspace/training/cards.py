@@ -60,8 +60,8 @@ They are research data, so the weights are for research only.
 
 ## Measured
 
-From these files, in float32, on the held-out photographs and {samples:,} samples of the empty prompt (50 DDIM steps,
-seeds 0, 1, 2, …): `cd training && dvc repro card`.
+From these files, in float32, on the held-out photographs and {samples:,} samples of the empty prompt (50 DDIM steps
+in bfloat16, seeds 0, 1, 2, …): `cd training && dvc repro card`.
 
 | model | measure | value |
 | --- | --- | --- |

@@ -72,7 +72,7 @@ def fit(
     model.to(where, memory_format=torch.channels_last).train()
     kernels = contextlib.nullcontext
     if where.type == "cpu":
-        kernels = _cpu_kernels(model)
+        kernels = cpu_kernels(model)
     decay = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
@@ -115,7 +115,7 @@ def fit(
     return average.module.to(memory_format=torch.contiguous_format).eval()
 
 
-def _cpu_kernels(model: nn.Module) -> Callable[[], contextlib.AbstractContextManager]:
+def cpu_kernels(model: nn.Module) -> Callable[[], contextlib.AbstractContextManager]:
     """Steers around PyTorch's two slow bfloat16 kernels on CPUs; returns a context for the forward pass.
 
     There, normalizing groups is four times and fused attention ten times as slow as in float32, which costs more

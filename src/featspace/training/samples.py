@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from tqdm import tqdm
 
 from featspace.errors import FeatspaceError
 from featspace.files import atomic_file
-from featspace.training.loop import device
+from featspace.training.loop import cpu_kernels, device
 
 STEPS = 50
 """Of DDIM."""
@@ -20,21 +21,27 @@ BATCH = 100
 
 
 def run(prior: Path, count: int, out: Path) -> None:
-    """Writes `count` samples of the empty prompt as a .npy file, (count, H, W, 3) uint8; sample i has seed i."""
-    pipeline = StableDiffusionPipeline.from_pretrained(prior, dtype=torch.float32).to(device())
+    """Writes `count` samples of the empty prompt as a .npy file, (count, H, W, 3) uint8; sample i has seed i.
+
+    They are drawn as the prior was trained, in bfloat16 where that is safe (autocast).
+    """
+    where = device()
+    pipeline = StableDiffusionPipeline.from_pretrained(prior, dtype=torch.float32).to(where)
+    kernels = cpu_kernels(pipeline.unet) if where.type == "cpu" else contextlib.nullcontext
     pipeline.unet.to(memory_format=torch.channels_last)
     pipeline.vae.to(memory_format=torch.channels_last)
     pipeline.set_progress_bar_config(disable=True)
     parts = []
     for start in tqdm(range(0, count, BATCH), desc="samples", unit="batch"):
         seeds = range(start, min(start + BATCH, count))
-        images = pipeline(
-            [""] * len(seeds),
-            num_inference_steps=STEPS,
-            guidance_scale=1.0,
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-            output_type="np",
-        ).images
+        with torch.autocast(where.type, dtype=torch.bfloat16), kernels():
+            images = pipeline(
+                [""] * len(seeds),
+                num_inference_steps=STEPS,
+                guidance_scale=1.0,
+                generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+                output_type="np",
+            ).images
         parts.append((images * 255).round().astype(np.uint8))
     with atomic_file(out) as aside, open(aside, "wb") as file:
         np.save(file, np.concatenate(parts))

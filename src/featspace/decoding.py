@@ -13,14 +13,18 @@ import diffusers
 import pandas as pd
 import torch
 import transformers
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from tqdm import tqdm
+from transformers import CLIPTextModel
 
 from featspace.encoders import Encoder, load_encoder
-from featspace.errors import FeatspaceError, UsageError
+from featspace.errors import UsageError
 from featspace.features import read_features
 from featspace.files import atomic_dir
 from featspace.guidance import Decoded, Schedule
+from featspace.hub import obtain
 from featspace.images import read_image, save_png, square, to_tensor
+from featspace.networks import explained
 from featspace.params import DecodeParams, EncoderParams, Params, Profile
 from featspace.pipeline import FeatureDecodingPipeline, as_saved
 from featspace.tables import write_table
@@ -34,21 +38,26 @@ def seed_of(seed: int, target: str, sample: int) -> int:
 
 
 def load_pipeline(prior: str, root: Path = Path()) -> FeatureDecodingPipeline:
-    """The pipeline of a prior's folder (Stable Diffusion's layout) in float32, verified first; on the GPU if any.
+    """A prior's pipeline in float32, verified first; on the GPU if any.
 
-    Raises FeatspaceError if the folder or a file of it is missing, altered, a pickle, or not such a pipeline.
+    `prior` is a folder in Stable Diffusion's layout, or `diffusers:<repo>` (`hub.obtain`).
+    Raises FeatspaceError if it or a file of it is missing, altered, a pickle, or not such a pipeline.
     """
     folder = root / prior
-    check_folder(folder)
+    if prior.startswith("diffusers:") and not folder.is_dir():
+        folder = obtain(prior, root)
+    else:
+        check_folder(folder)
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
-    try:
-        pipeline = FeatureDecodingPipeline.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
-        )
-    except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise FeatspaceError(f"{folder}: cannot be loaded as a diffusion pipeline ({reason})") from error
+    options = {"dtype": torch.float32, "use_safetensors": True, "local_files_only": True}
+    with explained(prior):
+        models = {}
+        for part, kind in {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}.items():
+            models[part], loaded = kind.from_pretrained(folder, subfolder=part, output_loading_info=True, **options)
+            if loaded["missing_keys"]:  # the libraries would go on with random numbers in their place
+                raise ValueError(f"the weights of {part} lack {min(loaded['missing_keys'])}")
+        pipeline = FeatureDecodingPipeline.from_pretrained(folder, **models, **options)
     for network in (pipeline.unet, pipeline.vae):
         network.to(memory_format=torch.channels_last)  # the faster layout for convolutions
     return pipeline.to(_device())

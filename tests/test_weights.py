@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import save_file
 
 from featspace.errors import FeatspaceError
+from featspace.fetch import run_fetch
 from featspace.files import sha256
 from featspace.params import Params, Profile
-from featspace.weights import check_folder, run_fetch, verify_manifest
+from featspace.weights import check_folder, verify_manifest
 
 NETWORKS = ("prior/unet", "net", "judge")
 PARAMS = """\
@@ -21,7 +22,7 @@ seed: 0
 tiny:
   prior: data/models/prior
   resolution: 64
-  encoders: {net: {network: data/models/net}, hub: {network: "timm:resnet18"}}
+  encoders: {net: {network: data/models/net}}
   judge: data/models/judge
   captions: {pizza: a photo of a pizza}
 """
@@ -168,7 +169,7 @@ def test_fetch_lists_every_file(models: Path) -> None:
     run_fetch(profile(), Path("data/tiny/weights.json"))
     first = Path("data/tiny/weights.json").read_bytes()
     found = json.loads(first)
-    assert found["hub"] == ["timm:resnet18"]
+    assert found["hub"] == []
     paths = [entry["path"] for entry in found["files"]]
     assert paths == sorted(
         f"data/models/{name}/{file}" for name in NETWORKS for file in ("config.json", "model.safetensors")

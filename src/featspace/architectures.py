@@ -11,8 +11,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
 
-from featspace.errors import FeatspaceError
-from featspace.networks import one_line
+from featspace.errors import FeatspaceError, one_line
 from featspace.prior import Prior
 
 STABLE_DIFFUSION_UNET = {

@@ -47,11 +47,11 @@ def _globals(
 
 @app.command()
 def fetch(out: Out, profile: ProfileName = "mini", params: ParamsFile = None) -> None:
-    """Verify every weight file of a profile against its SHA-256 and list them."""
-    from featspace.weights import run_fetch
+    """Download what a profile needs, verify every weight file against its SHA-256, and list them."""
+    from featspace.fetch import run_fetch
 
     loaded, chosen = _profile(params, profile)
-    run_fetch(chosen, out, loaded.root)
+    run_fetch(chosen, out, loaded.root, typer.echo)
 
 
 @app.command()

@@ -9,55 +9,25 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
-import diffusers
 import pandas as pd
 import torch
-import transformers
 from tqdm import tqdm
 
 from featspace.encoders import Encoder, load_encoder
-from featspace.errors import FeatspaceError
+from featspace.errors import FeatspaceError, one_line
 from featspace.features import gather_features
 from featspace.guidance import Decoded, Schedule
 from featspace.images import read_image, save_png, to_tensor
-from featspace.networks import one_line
 from featspace.params import DecodeParams, EncoderParams, Params, Profile
-from featspace.pipeline import FeatureDecodingPipeline, as_saved
+from featspace.pipeline import FeatureDecodingPipeline, as_saved, default_device, load_pipeline
 from featspace.tables import write_table
 from featspace.unfinished import Unfinished, resumable_dir
-from featspace.weights import check_folder
 
 
 def seed_of(seed: int, target: str, sample: int) -> int:
     """The seed of one image's noise, from the run's seed, the target's id and the sample's index."""
     digest = hashlib.sha256(f"{seed}/{target}/{sample}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
-
-
-def load_pipeline(prior: str, root: Path = Path(), precision: str = "float32") -> FeatureDecodingPipeline:
-    """The pipeline of a prior's folder (Stable Diffusion's layout), verified first; on the GPU if any.
-
-    `precision`, float32 or bfloat16, is that of the UNet and the VAE.
-
-    Raises FeatspaceError if the folder or a file of it is missing, altered, a pickle, or not such a pipeline.
-    """
-    folder, half = root / prior, getattr(torch, precision)
-    check_folder(folder)
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        pipeline = FeatureDecodingPipeline.from_pretrained(
-            folder,
-            dtype={"unet": half, "vae": half, "default": torch.float32},
-            use_safetensors=True,
-            local_files_only=True,
-        )
-    except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise FeatspaceError(f"{folder}: cannot be loaded as a diffusion pipeline ({reason})") from error
-    for network in (pipeline.unet, pipeline.vae):
-        network.to(memory_format=torch.channels_last)  # the faster layout for convolutions
-    return pipeline.to(_device())
 
 
 def _keep_freed_memory() -> None:
@@ -95,7 +65,7 @@ def run_decode(
     settings = _encoder_params(profile, encoder)
     own = settings.guidance_weight if weight is None else weight
     weight = decode.guidance_weight if own is None else own
-    network = load_encoder(settings.network, params.root).to(_device())
+    network = load_encoder(settings.network, params.root).to(default_device())
     features, photographs = gather_features(network, sources, texts, profile.resolution)
     identity = {
         "featspace": version("featspace"),
@@ -158,7 +128,7 @@ def _spare_memory(pipeline: FeatureDecodingPipeline, batch: int, error: BaseExce
         return batch // 2
     if pipeline.unet.is_gradient_checkpointing:
         raise FeatspaceError(
-            f"out of memory on {_device()} even with one image at once, recomputing activations "
+            f"out of memory on {default_device()} even with one image at once, recomputing activations "
             f"({one_line(error)}); take a smaller network, or a device with more memory"
         ) from error
     tqdm.write("out of memory with one image: recomputing activations in the backward pass", file=sys.stderr)
@@ -242,11 +212,7 @@ def _measured(table: pd.DataFrame, features: dict, encoder: Encoder, folder: Pat
     distances, cosines = [], []
     for row in table.itertuples():
         image = to_tensor(read_image(folder / f"{row.id}-{row.sample}.png"))
-        feature, target = encoder(image[None].to(_device()))[0].cpu().double(), features[row.id].double()
+        feature, target = encoder(image[None].to(default_device()))[0].cpu().double(), features[row.id].double()
         distances.append((feature - target).square().sum().item())
         cosines.append(torch.cosine_similarity(feature, target, dim=0).item())
     return table.assign(saved_distance=distances, cosine=cosines)
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -10,16 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from featspace.errors import FeatspaceError, UsageError
-from featspace.networks import Network, one_line, suggest
+from featspace.errors import FeatspaceError, UsageError, one_line, suggest
+from featspace.hub import FAMILIES, obtain
+from featspace.networks import Network
 from featspace.weights import PICKLES, check_folder
-
-FAMILIES = {
-    "timm": "timm:<model>[.<tag>]",
-    "open_clip": "open_clip:<model>/<tag>",
-    "torchvision": "torchvision:<model>/<WEIGHTS>",
-    "transformers": "transformers:<repo>",
-}
 
 
 class Encoder(nn.Module):
@@ -110,7 +104,7 @@ def load_encoder(network: str, root: Path = Path()) -> Encoder:
         network: `timm:<model>[.<tag>]`, `open_clip:<model>/<tag>`, `torchvision:<model>/<WEIGHTS>`,
             `transformers:<repo>` (CLIP, SigLIP, DINOv2), or a folder in the layout of timm, open_clip or
             transformers, which is verified by `weights.check_folder` and read without network access.
-        root: folder that a relative folder is relative to.
+        root: folder that a relative folder is relative to, and whose lock pins published networks (`hub.obtain`).
 
     Raises UsageError for an unknown network, and FeatspaceError if weights are missing, altered, pickled, do
     not fit or cannot be fetched.
@@ -118,7 +112,8 @@ def load_encoder(network: str, root: Path = Path()) -> Encoder:
     family, colon, name = network.partition(":")
     folder = root / network
     if colon and family in FAMILIES and not folder.is_dir():
-        return Encoder(network, importlib.import_module(f"featspace.networks.{family}").load(name))
+        library = importlib.import_module(f"featspace.networks.{family}")
+        return Encoder(network, library.load(name, obtain(network, root)))
     if colon and not folder.exists():
         raise UsageError(f"{network}: no such kind of network{suggest(family, FAMILIES)}; {_choices()}")
     return Encoder(network, _load_folder(folder))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class FeatspaceError(Exception):
     """A failure at run time (a bad file, missing weights, no space); the command exits with status 1."""
@@ -13,3 +16,15 @@ class UsageError(FeatspaceError):
     """A wrong argument or parameter; the command exits with status 2."""
 
     exit_status = 2
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """The end of an error message: the known names that are close to an unknown one, if any."""
+    close = difflib.get_close_matches(name, list(known))
+    return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def one_line(error: Exception, limit: int = 200) -> str:
+    """An error's message (its class if it has none) without line breaks, cut at `limit` characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else text[: limit - 1] + "…"

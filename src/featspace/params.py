@@ -76,7 +76,7 @@ class SimilarityParams(Section):
 
 
 class Profile(Section):
-    prior: Text
+    prior: Text  # a folder, or diffusers:<repo>
     resolution: int = Field(ge=16, le=2048, multiple_of=8)  # pixels a side
     encoders: dict[Name, EncoderParams] = Field(min_length=1)
     judge: Text  # a network that takes no part in guidance

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
+import diffusers
 import numpy as np
 import torch
+import transformers
 from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
@@ -15,7 +18,10 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from featspace.errors import FeatspaceError, UsageError
 from featspace.guidance import Decoded, Evaluation, Schedule, guided_decode
+from featspace.hub import obtain
+from featspace.networks import explained
 from featspace.prior import Prior
+from featspace.weights import check_folder
 
 
 @dataclass
@@ -144,3 +150,39 @@ class FeatureDecodingPipeline(DiffusionPipeline):
         if not return_dict:
             return images, decoded.distances, decoded
         return FeatureDecodingOutput(images, decoded.distances, decoded)
+
+
+def load_pipeline(prior: str, root: Path = Path(), precision: str = "float32") -> FeatureDecodingPipeline:
+    """A prior's pipeline, verified first; on the GPU if any.
+
+    `prior` is a folder in Stable Diffusion's layout, or `diffusers:<repo>` (`hub.obtain`); `precision`, float32 or
+    bfloat16, that of the UNet and the VAE. Raises FeatspaceError if it or a file of it is missing, altered, a pickle,
+    or not such a pipeline.
+    """
+    folder = root / prior
+    if prior.startswith("diffusers:") and not folder.is_dir():
+        folder = obtain(prior, root)
+    else:
+        check_folder(folder)
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    options = {"use_safetensors": True, "local_files_only": True}
+    kinds = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
+    with explained(prior):
+        networks = {}
+        for part, kind in kinds.items():
+            dtype = torch.float32 if part == "text_encoder" else getattr(torch, precision)
+            networks[part], loaded = kind.from_pretrained(
+                folder, subfolder=part, output_loading_info=True, dtype=dtype, **options
+            )
+            if loaded["missing_keys"]:  # the libraries would go on with random numbers in their place
+                raise FeatspaceError(f"{folder}: its weights lack {part}/{min(loaded['missing_keys'])}; get them again")
+        pipeline = FeatureDecodingPipeline.from_pretrained(folder, **networks, **options)
+    for network in (pipeline.unet, pipeline.vae):
+        network.to(memory_format=torch.channels_last)  # the faster layout for convolutions
+    return pipeline.to(default_device())
+
+
+def default_device() -> torch.device:
+    """The GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,19 +1,17 @@
-"""Weights are verified against a SHA-256 manifest before they are read, and never unpickled.
+"""Weights in folders are verified against a SHA-256 manifest before they are read, and never unpickled.
 
 A manifest is a file `SHA256SUMS` in the format of `sha256sum -c`, with paths relative to its folder.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from featspace.errors import FeatspaceError
-from featspace.files import atomic_file, sha256
-from featspace.params import Profile
+from featspace.files import sha256
 
 MANIFEST = "SHA256SUMS"
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}  # to load one is to run what its author wrote
@@ -46,44 +44,33 @@ def check_folder(folder: Path) -> None:
     problems = [line for path, digest in listed.items() if (line := _problem(root, path, digest))]
     if not folder.is_dir():
         if listed:
-            raise FeatspaceError(f"{folder}: no such folder of weights; {_restore(folder)}")
+            raise FeatspaceError(f"{folder}: no such folder of weights; {restore(folder)}")
         raise FeatspaceError(f"{folder}: no such folder of weights; check its path in the parameters")
     problems += _unlisted(folder, listed) if listed else _pickles(folder)
     if problems:
         raise FeatspaceError("\n".join(problems))
 
 
-def run_fetch(profile: Profile, out: Path, root: Path = Path()) -> None:
-    """Verifies every folder of weights that a profile names, and writes what was found to a JSON file.
+def listed_files(folders: Iterable[Path]) -> dict[Path, str]:
+    """Verifies folders as `check_folder` does; returns their files and SHA-256, by path, each once.
 
-    The file holds `files` (path relative to `root`, sha256 and bytes of each, sorted; the whole manifest
-    where there is one) and `hub` (networks which their library fetches itself). Raises FeatspaceError as the
-    checks do.
+    A manifest that lists files of a folder is verified and returned whole.
     """
-    networks = {profile.prior, profile.judge, *(encoder.network for encoder in profile.encoders.values())}
-    hub = sorted(name for name in networks if ":" in name and not (root / name).is_dir())
-    folders = [root / name for name in sorted(networks.difference(hub))]
     found: dict[Path, str] = {}
     for folder in folders:
         check_folder(folder)
-        listed, manifest_root = _listed_below(folder)
+        listed, root = _listed_below(folder)
         if not listed:
             found |= {path: sha256(path) for path in _files(folder)}
         elif not listed.keys() <= found.keys():
-            found |= verify_manifest(manifest_root)
-    entries: list[dict[str, Any]] = [
-        {"path": Path(os.path.relpath(path, root)).as_posix(), "sha256": digest, "bytes": path.stat().st_size}
-        for path, digest in found.items()
-    ]
-    entries.sort(key=lambda entry: entry["path"])
-    with atomic_file(out) as partial:
-        partial.write_text(json.dumps({"files": entries, "hub": hub}, indent=1) + "\n", encoding="utf-8")
+            found |= verify_manifest(root)
+    return found
 
 
 def _listed_below(folder: Path) -> tuple[dict[Path, str], Path]:
     """The files of a folder that the nearest manifest lists, and that manifest's folder."""
     absolute = Path(os.path.abspath(folder))
-    for root in map(_short, (absolute, *absolute.parents[:2])):
+    for root in map(short, (absolute, *absolute.parents[:2])):
         if (root / MANIFEST).is_file():
             listed = {
                 path: digest
@@ -99,28 +86,28 @@ def _read_manifest(manifest: Path) -> dict[Path, str]:
     try:
         lines = manifest.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError as error:
-        raise FeatspaceError(f"{manifest}: the manifest is missing; {_restore(manifest)}") from error
+        raise FeatspaceError(f"{manifest}: the manifest is missing; {restore(manifest)}") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise FeatspaceError(f"{manifest}: cannot be read as text; {_restore(manifest)}") from error
+        raise FeatspaceError(f"{manifest}: cannot be read as text; {restore(manifest)}") from error
     listed = {}
     for number, line in enumerate(lines, start=1):
         digest, _, name = line.partition(" ")
         name = name[1:]  # after the digest: a space, then a space (text) or an asterisk (binary)
         if len(digest) != 64 or not set(digest) <= set("0123456789abcdef") or not name:
-            raise FeatspaceError(f"{manifest}: line {number} is no SHA-256 and path; {_restore(manifest)}")
+            raise FeatspaceError(f"{manifest}: line {number} is no SHA-256 and path; {restore(manifest)}")
         listed[manifest.parent / name] = digest
     return listed
 
 
 def _problem(root: Path, path: Path, digest: str) -> str | None:
     if not path.resolve().is_relative_to(root.resolve()):
-        return f"{path}: {root / MANIFEST} lists a path outside its folder; {_restore(root / MANIFEST)}"
+        return f"{path}: {root / MANIFEST} lists a path outside its folder; {restore(root / MANIFEST)}"
     if path.suffix.lower() in PICKLES:
         return None  # reported with the unlisted ones, once
     if not path.is_file():
-        return f"{path}: the file is missing; {_restore(path)}"
+        return f"{path}: the file is missing; {restore(path)}"
     if sha256(path) != digest:
-        return f"{path}: the file was altered (its SHA-256 is not the one in {MANIFEST}); {_restore(path)}"
+        return f"{path}: the file was altered (its SHA-256 is not the one in {MANIFEST}); {restore(path)}"
     return None
 
 
@@ -145,10 +132,10 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def _short(path: Path) -> Path:
+def short(path: Path) -> Path:
     """Relative to the working directory where it is inside of it: as a user would type it."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def _restore(path: Path) -> str:
+def restore(path: Path) -> str:
     return f"restore it with: git checkout -- {shlex.quote(str(path))}"

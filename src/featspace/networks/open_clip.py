@@ -2,39 +2,43 @@
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import open_clip
-from huggingface_hub import hf_hub_download
 from torch import Tensor
 
-from featspace.errors import FeatspaceError, UsageError
-from featspace.networks import Network, cached_or_fetched, explained, suggest
+from featspace.errors import FeatspaceError, UsageError, suggest
+from featspace.hub import Source
+from featspace.networks import Network, explained
 from featspace.preprocessing import from_open_clip
 
 
-def load(name: str) -> Network:
-    """`<model>/<tag>` with weights from the hub. Raises UsageError for an unknown one, FeatspaceError."""
-    source = f"open_clip:{name}"
+def source(name: str) -> Source:
+    """`<model>/<tag>` on the hub. Raises UsageError for an unknown one, FeatspaceError for a mere pickle."""
     model_name, _, tag = name.partition("/")
     if model_name not in open_clip.list_models():
         close = suggest(model_name, open_clip.list_models())
-        raise UsageError(f"{source}: open_clip has no model {model_name!r}{close}")
+        raise UsageError(f"open_clip:{name}: open_clip has no model {model_name!r}{close}")
     tags = open_clip.list_pretrained_tags_by_model(model_name)
     if tag not in tags:
         missing = f"no weights {tag!r}" if tag else "the weights are named after a slash"
-        raise UsageError(f"{source}: {missing}; its tags are {', '.join(tags) or 'none'}")
-    config = open_clip.get_pretrained_cfg(model_name, tag)
-    repo, _, file = config.get("hf_hub", "").rpartition("/")
+        raise UsageError(f"open_clip:{name}: {missing}; its tags are {', '.join(tags) or 'none'}")
+    repo, file = _published(name)
     if not repo:
-        raise FeatspaceError(f"{source}: published only as a pickle, which can run code when it is loaded")
-    file = str(Path(file or "open_clip_model").with_suffix(".safetensors"))
+        raise FeatspaceError(f"open_clip:{name}: published only as a pickle, which can run code when it is loaded")
+    return Source(repo, (file,))
+
+
+def load(name: str, folder: Path) -> Network:
+    """`<model>/<tag>` with the weights in a folder of the hub's cache. Raises FeatspaceError if they do not fit."""
+    model_name, _, tag = name.partition("/")
+    config = open_clip.get_pretrained_cfg(model_name, tag)
     return _network(
-        source,
+        f"open_clip:{name}",
         model_name,
-        pretrained=cached_or_fetched(source, partial(hf_hub_download, repo, file)),
+        pretrained=str(folder / _published(name)[1]),
         # What belongs to a tag, open_clip leaves out when it is given the weights as a file, and even given
         # the tag it only warns of a wrong activation.
         force_quick_gelu=config.get("quick_gelu", False),
@@ -48,6 +52,13 @@ def load_folder(folder: Path, config: dict[str, Any]) -> Network:
         advice = "use open_clip:<model>/<tag>"
         raise FeatspaceError(f"{folder}: its text tower is described on the hub, not here; {advice}")
     return _network(folder, f"local-dir:{folder}")
+
+
+def _published(name: str) -> tuple[str, str]:
+    """Repository, if any, and file."""
+    model_name, _, tag = name.partition("/")
+    repo, _, file = open_clip.get_pretrained_cfg(model_name, tag).get("hf_hub", "").rpartition("/")
+    return repo, str(Path(file or "open_clip_model").with_suffix(".safetensors"))
 
 
 def _network(source: str | Path, name: str, **options: Any) -> Network:

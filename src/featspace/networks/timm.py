@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import timm
-from huggingface_hub import hf_hub_download
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
-from featspace.errors import FeatspaceError, UsageError
-from featspace.networks import Network, cached_or_fetched, explained, suggest
+from featspace.errors import FeatspaceError, UsageError, suggest
+from featspace.hub import Source
+from featspace.networks import Network, explained
 from featspace.preprocessing import from_timm
 
+WEIGHTS = "model.safetensors"
 
-def load(name: str) -> Network:
-    """`<model>[.<tag>]` with weights from the hub. Raises UsageError for an unknown one, FeatspaceError."""
+
+def source(name: str) -> Source:
+    """`<model>[.<tag>]` on the hub. Raises UsageError for an unknown one, FeatspaceError for a mere pickle."""
     architecture, _, tag = name.partition(".")
     _check_known(f"timm:{name}", architecture)
     tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
@@ -27,8 +28,12 @@ def load(name: str) -> Network:
     repo = timm.get_pretrained_cfg(name).hf_hub_id
     if not repo:
         raise FeatspaceError(f"timm:{name}: published only as a pickle, which can run code when it is loaded")
-    weights = cached_or_fetched(f"timm:{name}", partial(hf_hub_download, repo, "model.safetensors"))
-    overlay = {"file": weights, "custom_load": False}  # a safetensors file holds timm's own names
+    return Source(repo, (WEIGHTS,))
+
+
+def load(name: str, folder: Path) -> Network:
+    """`<model>[.<tag>]` with the weights in a folder of the hub's cache. Raises FeatspaceError if they do not fit."""
+    overlay = {"file": str(folder / WEIGHTS), "custom_load": False}  # a safetensors file holds timm's own names
     with explained(f"timm:{name}"):
         return _network(timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay))
 

@@ -3,43 +3,35 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
-from urllib.error import URLError
 
-import torch
 import torchvision.models
 from torch import Tensor, nn
 
-from featspace.errors import FeatspaceError, UsageError
-from featspace.files import sha256
-from featspace.networks import NO_CONNECTION, Network, explained, suggest
+from featspace.errors import FeatspaceError, UsageError, suggest
+from featspace.hub import Source
+from featspace.networks import Network, explained
 from featspace.preprocessing import from_torchvision
 
+LICENSE = "https://github.com/pytorch/vision#pre-trained-model-license"  # where the weights do not name their own
 
-def load(name: str) -> Network:
-    """`<model>/<WEIGHTS>` from PyTorch's server. Raises UsageError for an unknown one, FeatspaceError."""
-    source = f"torchvision:{name}"
-    model_name, _, tag = name.partition("/")
-    known = torchvision.models.list_models(module=torchvision.models)
-    if model_name not in known:
-        raise UsageError(f"{source}: torchvision has no model {model_name!r}{suggest(model_name, known)}")
-    members = torchvision.models.get_model_weights(model_name).__members__
-    if tag not in members:
-        missing = f"no weights {tag!r}" if tag else "the weights are named after a slash"
-        raise UsageError(f"{source}: {missing}; there are {', '.join(members)}")
-    weights = members[tag]
-    _check_cached(weights.url)
-    # torchvision's builders set what belongs to the weights (input size, auxiliary heads), but would unpickle
-    # anything unless the environment forbids it.
-    with explained(source), patch.dict(os.environ, TORCH_FORCE_WEIGHTS_ONLY_LOAD="1"):
-        try:
-            model = torchvision.models.get_model(model_name, weights=weights)
-        except URLError as error:
-            raise FeatspaceError(f"{source}: {weights.url} is not to be had; {NO_CONNECTION}") from error
-        return split(model, weights.transforms())
+
+def source(name: str) -> Source:
+    """`<model>/<WEIGHTS>` on PyTorch's server. Raises UsageError for an unknown one."""
+    weights = _weights(name)
+    address, _, file = weights.url.rpartition("/")
+    return Source(address, (file,), weights.meta.get("license", LICENSE))
+
+
+def load(name: str, folder: Path) -> Network:
+    """`<model>/<WEIGHTS>` with the weights in torch.hub's cache, `folder`. Raises FeatspaceError if they do not fit."""
+    weights = _weights(name)
+    # torchvision's builders set what belongs to the weights (input size, auxiliary heads), and find the file in that
+    # cache, but would unpickle anything unless the environment forbids it.
+    with explained(f"torchvision:{name}"), patch.dict(os.environ, TORCH_FORCE_WEIGHTS_ONLY_LOAD="1"):
+        return split(torchvision.models.get_model(name.partition("/")[0], weights=weights), weights.transforms())
 
 
 def split(model: nn.Module, transforms: Any) -> Network:
@@ -61,10 +53,14 @@ def _logits(parts: Any, inputs: Tensor) -> Tensor:
     return parts["head"](parts["trunk"](inputs))
 
 
-def _check_cached(url: str) -> None:
-    """torch.hub compares a file with the digest in its name after a download, but not later."""
-    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
-    digest = re.search(r"-([0-9a-f]{8,})\.", path.name)
-    if digest and path.is_file() and not sha256(path).startswith(digest[1]):
-        reason = "the file was altered (its SHA-256 is not the one in its name)"
-        raise FeatspaceError(f"{path}: {reason}; remove it, and it is fetched again")
+def _weights(name: str) -> Any:
+    model_name, _, tag = name.partition("/")
+    known = torchvision.models.list_models(module=torchvision.models)
+    if model_name not in known:
+        close = suggest(model_name, known)
+        raise UsageError(f"torchvision:{name}: torchvision has no model {model_name!r}{close}")
+    members = torchvision.models.get_model_weights(model_name).__members__
+    if tag not in members:
+        missing = f"no weights {tag!r}" if tag else "the weights are named after a slash"
+        raise UsageError(f"torchvision:{name}: {missing}; there are {', '.join(members)}")
+    return members[tag]

@@ -11,16 +11,23 @@ from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
 from featspace.errors import FeatspaceError, UsageError
-from featspace.networks import Network, cached_or_fetched, explained
+from featspace.hub import Source
+from featspace.networks import Network, explained
 from featspace.preprocessing import from_transformers
 
 WITH_TEXT = ("clip", "siglip")
 SUPPORTED = (*WITH_TEXT, "dinov2", "dinov2_with_registers")
 
 
-def load(repo: str) -> Network:
-    """A repository of the Hugging Face hub. Raises UsageError for another kind of model, FeatspaceError."""
-    return _network(f"transformers:{repo}", repo)
+def source(repo: str) -> Source:
+    """A repository of the Hugging Face hub; its weights may be in several parts."""
+    text = ("tokenizer*", "vocab*", "merges*", "spiece*", "special_tokens_map*", "added_tokens*")
+    return Source(repo, ("config.json", "preprocessor_config.json", "model*.safetensors*", *text))
+
+
+def load(repo: str, folder: Path) -> Network:
+    """A repository, from its folder in the hub's cache. Raises UsageError for another kind of model, FeatspaceError."""
+    return _network(f"transformers:{repo}", folder)
 
 
 def load_folder(folder: Path, config: dict[str, Any]) -> Network:
@@ -28,13 +35,10 @@ def load_folder(folder: Path, config: dict[str, Any]) -> Network:
     return _network(str(folder), folder)
 
 
-def _network(source: str, place: str | Path) -> Network:
+def _network(source: str, folder: Path) -> Network:
     def read(auto: Any, **options: Any) -> Any:
-        fetch = partial(auto.from_pretrained, place, **options)
         with explained(source):
-            if isinstance(place, Path):
-                return fetch(local_files_only=True)
-            return cached_or_fetched(source, fetch)
+            return auto.from_pretrained(folder, local_files_only=True, **options)
 
     config = read(AutoConfig)
     kind = config.model_type

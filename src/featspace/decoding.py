@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,6 +23,7 @@ from featspace.images import read_image, save_png, square, to_tensor
 from featspace.params import DecodeParams, EncoderParams, Params, Profile
 from featspace.pipeline import FeatureDecodingPipeline, as_saved
 from featspace.tables import write_table
+from featspace.targets import slug
 from featspace.weights import check_folder
 
 
@@ -157,17 +157,13 @@ def _targets(
                 add(name, feature, str(source))
         else:
             image = to_tensor(square(read_image(source), resolution))
-            save_png(out / f"{_slug(source.stem)}.png", image)
-            add(_slug(source.stem), encoder(image[None].to(_device()))[0], str(source))
+            save_png(out / f"{slug(source.stem)}.png", image)
+            add(slug(source.stem), encoder(image[None].to(_device()))[0], str(source))
     for text in texts:
-        add(_slug(text), encoder.encode_text([text])[0], repr(text))
+        add(slug(text), encoder.encode_text([text])[0], repr(text))
     if not found:
         raise UsageError("nothing to decode: name a photograph, a .safetensors file of features, or --text")
     return found
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_") or "target"
 
 
 def _save(part: list[tuple[str, int]], seeds: list[int], decoded: Decoded, out: Path) -> list[dict]:

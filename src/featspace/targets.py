@@ -15,6 +15,7 @@ from typing import NamedTuple
 from featspace.errors import FeatspaceError, UsageError
 from featspace.files import atomic_dir
 from featspace.images import read_image, save_png, square, to_tensor
+from featspace.paper_photos import fetch_photo
 from featspace.params import Profile
 
 TABLE = "targets.csv"
@@ -37,8 +38,8 @@ def run_targets(profile: Profile, root: Path, out: Path) -> None:
     profile.captions_file becomes the target `caption_<id>`, unless profile.captions has one of that name. Paths are
     relative to `root`.
 
-    Raises FeatspaceError if a photo or the captions cannot be read, UsageError if a crop leaves its photo, two
-    targets have the same id, or there is no image of a `skimage:` name.
+    Raises FeatspaceError if a photo or the captions cannot be read or had, UsageError if a crop leaves its photo, two
+    targets have the same id, or there is no image of a `skimage:` or `paper:` name.
     """
     photos = list(_photos(profile, root))
     captions = dict(profile.captions)
@@ -64,11 +65,14 @@ def run_targets(profile: Profile, root: Path, out: Path) -> None:
 
 
 def locate_image(source: str, root: Path = Path()) -> Path:
-    """The file of `skimage:<name>`, an image inside scikit-image's wheel (file name without suffix), or of a
-    path relative to `root`.
+    """The file of `skimage:<name>`, an image inside scikit-image's wheel (file name without suffix), of
+    `paper:<path>`, a photograph of the paper (see paper_photos), or of a path relative to `root`.
 
-    Nothing is downloaded: raises UsageError, listing the bundled images, if `<name>` is not one of them.
+    Raises UsageError, listing the images, if `<name>` or `<path>` is not one of them, and FeatspaceError if a
+    photograph of the paper is not to be had; nothing else is downloaded.
     """
+    if source.startswith("paper:"):
+        return fetch_photo(source.removeprefix("paper:"))
     if not source.startswith("skimage:"):
         return root / source
     name = source.removeprefix("skimage:")

@@ -20,6 +20,7 @@ from featspace.features import read_features
 from featspace.files import atomic_dir
 from featspace.guidance import Decoded, Schedule
 from featspace.images import read_image, save_png, square, to_tensor
+from featspace.networks import explained
 from featspace.params import DecodeParams, EncoderParams, Params, Profile
 from featspace.pipeline import FeatureDecodingPipeline, as_saved
 from featspace.tables import write_table
@@ -42,16 +43,26 @@ def load_pipeline(prior: str, root: Path = Path()) -> FeatureDecodingPipeline:
     check_folder(folder)
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
-    try:
-        pipeline = FeatureDecodingPipeline.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
-        )
-    except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise FeatspaceError(f"{folder}: cannot be loaded as a diffusion pipeline ({reason})") from error
+    with explained(folder):
+        pipeline = _whole_pipeline(folder)
     for network in (pipeline.unet, pipeline.vae):
         network.to(memory_format=torch.channels_last)  # the faster layout for convolutions
     return pipeline.to(_device())
+
+
+def _whole_pipeline(folder: Path) -> FeatureDecodingPipeline:
+    """Raises FeatspaceError for a missing weight, where transformers would put random numbers in its place."""
+    options = {"dtype": torch.float32, "use_safetensors": True, "local_files_only": True}
+    text_encoder, report = transformers.CLIPTextModel.from_pretrained(
+        folder / "text_encoder", output_loading_info=True, **options
+    )
+    pipeline = FeatureDecodingPipeline.from_pretrained(folder, text_encoder=text_encoder, **options)
+    missing = [f"text_encoder/{key}" for key in report["missing_keys"]]
+    for name in ("unet", "vae"):  # here diffusers leaves what is missing without memory
+        missing += [f"{name}/{key}" for key, p in getattr(pipeline, name).named_parameters() if p.is_meta]
+    if missing:
+        raise FeatspaceError(f"{folder}: its weights lack {min(missing)}; get them again")
+    return pipeline
 
 
 def _keep_freed_memory() -> None:

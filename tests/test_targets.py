@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import nn
 from featspace.errors import FeatspaceError, UsageError
 from featspace.features import read_features, run_features
 from featspace.images import read_image, to_tensor
-from featspace.params import Params, Profile
+from featspace.params import Params, PhotoParams, Profile
 from featspace.targets import locate_image, read_targets, run_targets
 
 SHIPPED = Path(__file__).parents[1] / "params.yaml"
@@ -92,6 +93,81 @@ def test_wrong_photo_leaves_nothing(tmp_path: Path, photo: str, message: str) ->
     with pytest.raises(FeatspaceError, match=message):
         run_targets(make_profile(tmp_path, photo), tmp_path, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["params.yaml", "two.png"]
+
+
+COCO = {
+    "images": [
+        {"id": 7, "file_name": "dog on grass.JPG"},
+        {"id": 581929, "file_name": "COCO_train2014_000000581929.jpg"},
+        {"id": 391895, "file_name": "000000391895.jpg"},
+    ],
+    "annotations": [
+        {"image_id": 391895, "id": 1, "caption": "A man with\n a red helmet. "},
+        {"image_id": 7, "id": 2, "caption": "a dog"},
+        {"image_id": 391895, "id": 3, "caption": "A man on a motorbike"},
+        {"image_id": 581929, "id": 4, "caption": "a horse"},
+        {"image_id": 999, "id": 5, "caption": "of no photo"},
+    ],
+}
+
+
+def make_folder(folder: Path, *photos: str, captions_file: str | None = "coco.json") -> Profile:
+    """A profile of one folder, `own`, with images of these names, and of the photograph two.png."""
+    (folder / "own").mkdir()
+    for name in photos:
+        Image.fromarray(np.full((40, 32, 3), 99, np.uint8)).save(folder / "own" / name)
+    (folder / "coco.json").write_text(json.dumps(COCO))
+    profile = make_profile(folder)
+    photos = {"own": PhotoParams(image="own"), "two": profile.photos["two"]}
+    return profile.model_copy(update={"photos": photos, "captions_file": captions_file})
+
+
+def test_folder_of_photos_with_their_captions(tmp_path: Path) -> None:
+    names = ["391895.jpg", "COCO_val2014_000000581929.png", "dog on grass.JPG", "other.png"]
+    profile = make_folder(tmp_path, *names)
+    (tmp_path / "own" / "notes.txt").write_text("no image")
+    run_targets(profile, tmp_path, tmp_path / "out")
+    targets = {target.id: target for target in read_targets(tmp_path / "out")}
+    assert {target.id: target.source for target in targets.values() if target.kind == "photo"} == {
+        "own_391895": "own/391895.jpg",
+        "own_coco_val2014_000000581929": "own/COCO_val2014_000000581929.png",
+        "own_dog_on_grass": "own/dog on grass.JPG",
+        "own_other": "own/other.png",
+        "two": "two.png",
+    }
+    assert {target.id: target.text for target in targets.values() if target.kind == "caption"} == {
+        "pizza": 'a "hot" pizza, sliced',
+        "caption_own_391895": "A man with a red helmet.",
+        "caption_own_coco_val2014_000000581929": "a horse",
+        "caption_own_dog_on_grass": "a dog",
+    }
+    assert to_tensor(read_image(tmp_path / "out" / "own_other.png")).shape == (3, 32, 32)
+
+    chosen = profile.model_copy(update={"captions": {"caption_own_391895": "A man on a motorbike"}})
+    run_targets(chosen, tmp_path, tmp_path / "chosen")
+    texts = {target.id: target.text for target in read_targets(tmp_path / "chosen")}
+    assert texts["caption_own_391895"] == "A man on a motorbike" and texts["caption_own_dog_on_grass"] == "a dog"
+
+
+@pytest.mark.parametrize(
+    ("photos", "captions", "message"),
+    [
+        ([], None, "own: photos.own is a folder without an image"),
+        (["a b.png", "a-b.png"], None, "two targets have the id own_a_b"),
+        (["cat.png"], "none.json", r"none\.json: no such file of captions"),
+        (["cat.png"], "coco.json", "has a caption of none of the photos"),
+        (["cat.png"], "params.yaml", "not a captions file as of MS COCO"),
+        (["cat.png"], "instances.json", "not a captions file as of MS COCO"),
+        (["cat.png"], "list.json", "not a captions file as of MS COCO"),
+    ],
+)
+def test_wrong_folder_or_captions(tmp_path: Path, photos: list[str], captions: str | None, message: str) -> None:
+    profile = make_folder(tmp_path, *photos, captions_file=captions)
+    (tmp_path / "instances.json").write_text('{"annotations": [{"image_id": 1, "bbox": [0, 0, 1, 1]}]}')
+    (tmp_path / "list.json").write_text("[1]")
+    with pytest.raises(FeatspaceError, match=message) as caught:
+        run_targets(profile, tmp_path, tmp_path / "out")
+    assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
 
 
 def test_bundled_images_are_files_of_the_package() -> None:

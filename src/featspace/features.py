@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +13,7 @@ from safetensors.torch import save
 from featspace.errors import FeatspaceError, UsageError
 from featspace.files import atomic_file
 from featspace.images import read_image, square, to_tensor
-from featspace.targets import read_targets
+from featspace.targets import read_targets, slug
 
 if TYPE_CHECKING:
     from featspace.encoders import Encoder
@@ -99,14 +98,10 @@ def gather_features(
                 add(name, feature, str(source))
         else:
             image = to_tensor(square(read_image(source), resolution))
-            add(_slug(source.stem), encoder(image[None].to(device))[0], str(source))
-            photographs[_slug(source.stem)] = image
+            add(slug(source.stem), encoder(image[None].to(device))[0], str(source))
+            photographs[slug(source.stem)] = image
     for text in texts:
-        add(_slug(text), encoder.encode_text([text])[0], repr(text))
+        add(slug(text), encoder.encode_text([text])[0], repr(text))
     if not features:
         raise UsageError("nothing to decode: name a photograph, a .safetensors file of features, or --text")
     return features, photographs
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_") or "target"

@@ -64,9 +64,9 @@ class DecodeParams(Section):
 
 
 class PhotoParams(Section):
-    """A target photograph."""
+    """A target photograph, or a folder of them."""
 
-    image: Text  # `skimage:<name>`, or a path
+    image: Text  # `skimage:<name>`, `paper:<path>`, a path, or a folder of images
     crop: list[int] | None = Field(None, min_length=3, max_length=3)  # left, top, side; null: centered
 
 
@@ -83,6 +83,7 @@ class Profile(Section):
     decode: DecodeParams = DecodeParams()
     photos: dict[Name, PhotoParams] = {}
     captions: dict[Name, Text] = {}
+    captions_file: Text | None = None  # captions of the photos, as JSON of MS COCO's form
     similarity: SimilarityParams = SimilarityParams()
 
     @model_validator(mode="after")

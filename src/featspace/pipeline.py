@@ -160,15 +160,16 @@ def load_pipeline(prior: str, root: Path = Path(), precision: str = "float32") -
     or not such a pipeline.
     """
     folder = root / prior
+    source = str(folder)
     if prior.startswith("diffusers:") and not folder.is_dir():
-        folder = obtain(prior, root)
+        source, folder = prior, obtain(prior, root)
     else:
         check_folder(folder)
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     options = {"use_safetensors": True, "local_files_only": True}
     kinds = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
-    with explained(prior):
+    with explained(source):
         networks = {}
         for part, kind in kinds.items():
             dtype = torch.float32 if part == "text_encoder" else getattr(torch, precision)
@@ -176,7 +177,7 @@ def load_pipeline(prior: str, root: Path = Path(), precision: str = "float32") -
                 folder, subfolder=part, output_loading_info=True, dtype=dtype, **options
             )
             if loaded["missing_keys"]:  # the libraries would go on with random numbers in their place
-                raise FeatspaceError(f"{folder}: its weights lack {part}/{min(loaded['missing_keys'])}; get them again")
+                raise FeatspaceError(f"{source}: its weights lack {part}/{min(loaded['missing_keys'])}; get them again")
         pipeline = FeatureDecodingPipeline.from_pretrained(folder, **networks, **options)
     for network in (pipeline.unet, pipeline.vae):
         network.to(memory_format=torch.channels_last)  # the faster layout for convolutions

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import csv
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import NamedTuple
 
 from featspace.errors import FeatspaceError, UsageError
 from featspace.files import atomic_dir
 from featspace.images import read_image, save_png, square, to_tensor
+from featspace.paper_photos import fetch_photo
 from featspace.params import Profile
 
 TABLE = "targets.csv"
 COLUMNS = ["id", "kind", "text", "source"]
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".gif", ".bmp"}  # of images in a folder
 
 
 @dataclass(frozen=True)
@@ -27,19 +34,30 @@ class Target:
 def run_targets(profile: Profile, root: Path, out: Path) -> None:
     """Writes each photo of a profile as `<id>.png`, profile.resolution pixels square, and targets.csv.
 
-    Paths of photos are relative to `root`. Raises FeatspaceError if a photo cannot be read, UsageError if its
-    crop leaves it or scikit-image does not bundle it.
+    A photo that is a folder stands for all images in it, as `<name>_<file name>`; a photo's caption in
+    profile.captions_file becomes the target `caption_<id>`, unless profile.captions has one of that name. Paths are
+    relative to `root`.
+
+    Raises FeatspaceError if a photo or the captions cannot be read or had, UsageError if a crop leaves its photo, two
+    targets have the same id, or there is no image of a `skimage:` or `paper:` name.
     """
-    rows = [Target(name, "photo", "", photo.image) for name, photo in profile.photos.items()]
-    rows += [Target(name, "caption", text, "") for name, text in profile.captions.items()]
+    photos = list(_photos(profile, root))
+    captions = dict(profile.captions)
+    if profile.captions_file is not None:
+        for name, text in _read_captions(root / profile.captions_file, photos).items():
+            captions.setdefault(name, text)
+    rows = [Target(photo.id, "photo", "", photo.source) for photo in photos]
+    rows += [Target(name, "caption", text, "") for name, text in captions.items()]
+    if repeated := [name for name, count in Counter(row.id for row in rows).items() if count > 1]:
+        raise UsageError(f"two targets have the id {repeated[0]}; rename a photo, a file or a caption")
     with atomic_dir(out) as partial:
-        for name, photo in profile.photos.items():
-            image = read_image(locate_image(photo.image, root))
+        for photo in photos:
+            image = read_image(photo.path)
             try:
                 image = square(image, profile.resolution, photo.crop)
             except UsageError as error:
-                raise UsageError(f"photos.{name} ({photo.image}): {error}") from error
-            save_png(partial / f"{name}.png", to_tensor(image))
+                raise UsageError(f"photos.{photo.id} ({photo.source}): {error}") from error
+            save_png(partial / f"{photo.id}.png", to_tensor(image))
         with open(partial / TABLE, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(COLUMNS)
@@ -47,11 +65,14 @@ def run_targets(profile: Profile, root: Path, out: Path) -> None:
 
 
 def locate_image(source: str, root: Path = Path()) -> Path:
-    """The file of `skimage:<name>`, an image inside scikit-image's wheel (file name without suffix), or of a
-    path relative to `root`.
+    """The file of `skimage:<name>`, an image inside scikit-image's wheel (file name without suffix), of
+    `paper:<path>`, a photograph of the paper (see paper_photos), or of a path relative to `root`.
 
-    Nothing is downloaded: raises UsageError, listing the bundled images, if `<name>` is not one of them.
+    Raises UsageError, listing the images, if `<name>` or `<path>` is not one of them, and FeatspaceError if a
+    photograph of the paper is not to be had; nothing else is downloaded.
     """
+    if source.startswith("paper:"):
+        return fetch_photo(source.removeprefix("paper:"))
     if not source.startswith("skimage:"):
         return root / source
     name = source.removeprefix("skimage:")
@@ -60,6 +81,55 @@ def locate_image(source: str, root: Path = Path()) -> Path:
     if name not in bundled:
         raise UsageError(f"{source}: not among the images in scikit-image's package: {', '.join(bundled)}")
     return bundled[name]
+
+
+def slug(text: str) -> str:
+    """A text as part of a target's id: lowercase letters, digits and underscores."""
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_") or "target"
+
+
+class _Photo(NamedTuple):
+    id: str
+    source: str
+    path: Path
+    crop: list[int] | None
+
+
+def _photos(profile: Profile, root: Path) -> Iterator[_Photo]:
+    for name, photo in profile.photos.items():
+        path = locate_image(photo.image, root)
+        if not path.is_dir():
+            yield _Photo(name, photo.image, path, photo.crop)
+            continue
+        images = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+        if not images:
+            raise FeatspaceError(f"{path}: photos.{name} is a folder without an image; name another")
+        for file in images:
+            yield _Photo(f"{name}_{slug(file.stem)}", f"{photo.image}/{file.name}", file, photo.crop)
+
+
+def _read_captions(path: Path, photos: list[_Photo]) -> dict[str, str]:
+    """The first caption that a captions file of MS COCO has for each photo, by the target's id."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        images = {image["file_name"]: image["id"] for image in content.get("images", [])}
+        texts: dict[int, str] = {}
+        for annotation in content["annotations"]:
+            texts.setdefault(annotation["image_id"], " ".join(annotation["caption"].split()))
+    except FileNotFoundError as error:
+        raise FeatspaceError(f"{path}: no such file of captions; check captions_file in the parameters") from error
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:  # not JSON, or of another shape
+        form = "images (id, file_name) and annotations (image_id, caption)"
+        raise FeatspaceError(f"{path}: not a captions file as of MS COCO, JSON with {form}") from error
+    found = {}
+    for photo in photos:
+        number = re.fullmatch(r"(?:COCO_\w+_)?0*(\d+)", photo.path.stem)  # MS COCO's files are named by image id
+        image_id = images.get(photo.path.name, int(number[1]) if number else None)
+        if text := texts.get(image_id):
+            found[f"caption_{photo.id}"] = text
+    if not found:
+        raise FeatspaceError(f"{path}: has a caption of none of the photos, which it finds by file name or image id")
+    return found
 
 
 def read_targets(folder: Path) -> list[Target]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ class Encoder(nn.Module):
 
         Computed in the precision of the parameters, also under autocast.
         """
-        with torch.autocast(images.device.type, enabled=False):
+        with _no_autocast(images.device):
             return self._feature(self.model, self._inputs(images)).float()
 
     def classify(self, images: Tensor) -> Tensor:
@@ -77,7 +78,7 @@ class Encoder(nn.Module):
         """
         if self._logits is None:
             raise FeatspaceError(f"{self.network}: has no classifier; name a network that has one")
-        with torch.autocast(images.device.type, enabled=False):
+        with _no_autocast(images.device):
             return self._logits(self.model, self._inputs(images)).float()
 
     @torch.no_grad()
@@ -88,7 +89,7 @@ class Encoder(nn.Module):
         """
         if self._text is None:
             raise FeatspaceError(f"{self.network}: has no text tower; name a CLIP or SigLIP network")
-        with torch.autocast(next(self.parameters()).device.type, enabled=False):
+        with _no_autocast(next(self.parameters()).device):
             return self._text(self.model, texts).float()
 
     def _inputs(self, images: Tensor) -> Tensor:
@@ -97,7 +98,11 @@ class Encoder(nn.Module):
         return self.preprocess(images.to(next(self.model.parameters()).dtype))
 
 
-def load_encoder(network: str, root: Path = Path()) -> Encoder:
+def _no_autocast(device: torch.device) -> AbstractContextManager:
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+
+
+def load_encoder(network: str, root: Path = Path(), weights: bool = True) -> Encoder:
     """Loads a network on the CPU in single precision.
 
     Args:
@@ -105,6 +110,8 @@ def load_encoder(network: str, root: Path = Path()) -> Encoder:
             `transformers:<repo>` (CLIP, SigLIP, DINOv2), or a folder in the layout of timm, open_clip or
             transformers, which is verified by `weights.check_folder` and read without network access.
         root: folder that a relative folder is relative to, and whose lock pins published networks (`hub.obtain`).
+        weights: False leaves them random and, but for transformers, needs none: to plan a run, and to measure speed;
+            the network is then made on the default device (`torch.device("meta")` as well).
 
     Raises UsageError for an unknown network, and FeatspaceError if weights are missing, altered, pickled, do
     not fit or cannot be fetched.
@@ -113,13 +120,14 @@ def load_encoder(network: str, root: Path = Path()) -> Encoder:
     folder = root / network
     if colon and family in FAMILIES and not folder.is_dir():
         library = importlib.import_module(f"featspace.networks.{family}")
-        return Encoder(network, library.load(name, obtain(network, root)))
+        needed = weights or family == "transformers"  # whose architectures are known from their repositories alone
+        return Encoder(network, library.load(name, obtain(network, root) if needed else None))
     if colon and not folder.exists():
         raise UsageError(f"{network}: no such kind of network{suggest(family, FAMILIES)}; {_choices()}")
-    return Encoder(network, _load_folder(folder))
+    return Encoder(network, _load_folder(folder, weights))
 
 
-def _load_folder(folder: Path) -> Network:
+def _load_folder(folder: Path, weights: bool) -> Network:
     if folder.suffix.lower() in PICKLES and folder.is_file():
         raise FeatspaceError(f"{folder}: a pickle, which can run code when loaded; {_choices()}")
     if not folder.is_dir():
@@ -137,7 +145,7 @@ def _load_folder(folder: Path) -> Network:
             raise FeatspaceError(f"{where}: has neither architecture (timm) nor model_type (transformers)")
     if not (folder / file).is_file():
         raise FeatspaceError(f"{folder / file}: the weight file is missing; get it again")
-    return importlib.import_module(f"featspace.networks.{library}").load_folder(folder, config)
+    return importlib.import_module(f"featspace.networks.{library}").load_folder(folder, config, weights)
 
 
 def _read(path: Path) -> dict[str, Any]:

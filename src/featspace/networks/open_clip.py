@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
+import torch
 from torch import Tensor
 
 from featspace.errors import FeatspaceError, UsageError, suggest
@@ -31,14 +32,15 @@ def source(name: str) -> Source:
     return Source(repo, (file,))
 
 
-def load(name: str, folder: Path) -> Network:
+def load(name: str, folder: Path | None) -> Network:
     """`<model>/<tag>` with the weights in a folder of the hub's cache. Raises FeatspaceError if they do not fit."""
     model_name, _, tag = name.partition("/")
     config = open_clip.get_pretrained_cfg(model_name, tag)
     return _network(
         f"open_clip:{name}",
         model_name,
-        pretrained=str(folder / _published(name)[1]),
+        weights=folder is not None,
+        pretrained=None if folder is None else str(folder / _published(name)[1]),
         # What belongs to a tag, open_clip leaves out when it is given the weights as a file, and even given
         # the tag it only warns of a wrong activation.
         force_quick_gelu=config.get("quick_gelu", False),
@@ -46,12 +48,12 @@ def load(name: str, folder: Path) -> Network:
     )
 
 
-def load_folder(folder: Path, config: dict[str, Any]) -> Network:
+def load_folder(folder: Path, config: dict[str, Any], weights: bool = True) -> Network:
     """A folder with open_clip_config.json (`config`) and open_clip_model.safetensors."""
     if "hf_model_name" in config.get("model_cfg", {}).get("text_cfg", {}):
         advice = "use open_clip:<model>/<tag>"
         raise FeatspaceError(f"{folder}: its text tower is described on the hub, not here; {advice}")
-    return _network(folder, f"local-dir:{folder}")
+    return _network(folder, f"local-dir:{folder}", weights)
 
 
 def _published(name: str) -> tuple[str, str]:
@@ -61,9 +63,10 @@ def _published(name: str) -> tuple[str, str]:
     return repo, str(Path(file or "open_clip_model").with_suffix(".safetensors"))
 
 
-def _network(source: str | Path, name: str, **options: Any) -> Network:
+def _network(source: str | Path, name: str, weights: bool, **options: Any) -> Network:
+    options |= {"load_weights": weights, "require_pretrained": weights, "device": torch.get_default_device()}
     with explained(source):
-        model = open_clip.create_model(name, require_pretrained=True, **options)
+        model = open_clip.create_model(name, **options)
         dim = open_clip.get_model_config(name)["embed_dim"]
         preprocess = from_open_clip(model.visual.preprocess_cfg)
 

@@ -31,18 +31,20 @@ def source(name: str) -> Source:
     return Source(repo, (WEIGHTS,))
 
 
-def load(name: str, folder: Path) -> Network:
+def load(name: str, folder: Path | None) -> Network:
     """`<model>[.<tag>]` with the weights in a folder of the hub's cache. Raises FeatspaceError if they do not fit."""
-    overlay = {"file": str(folder / WEIGHTS), "custom_load": False}  # a safetensors file holds timm's own names
     with explained(f"timm:{name}"):
+        if folder is None:
+            return _network(timm.create_model(name, pretrained=False))
+        overlay = {"file": str(folder / WEIGHTS), "custom_load": False}  # a safetensors file holds timm's own names
         return _network(timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay))
 
 
-def load_folder(folder: Path, config: dict[str, Any]) -> Network:
+def load_folder(folder: Path, config: dict[str, Any], weights: bool = True) -> Network:
     """A folder with config.json (`config`) and model.safetensors, as timm.models.save_for_hf writes it."""
     _check_known(folder / "config.json", config["architecture"])
     with explained(folder):
-        return _network(timm.create_model(f"local-dir:{folder}", pretrained=True))
+        return _network(timm.create_model(f"local-dir:{folder}", pretrained=weights))
 
 
 def _check_known(source: str | Path, architecture: str) -> None:

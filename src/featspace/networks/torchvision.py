@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -25,12 +26,17 @@ def source(name: str) -> Source:
     return Source(address, (file,), weights.meta.get("license", LICENSE))
 
 
-def load(name: str, folder: Path) -> Network:
+def load(name: str, folder: Path | None) -> Network:
     """`<model>/<WEIGHTS>` with the weights in torch.hub's cache, `folder`. Raises FeatspaceError if they do not fit."""
     weights = _weights(name)
     # torchvision's builders set what belongs to the weights (input size, auxiliary heads), and find the file in that
     # cache, but would unpickle anything unless the environment forbids it.
-    with explained(f"torchvision:{name}"), patch.dict(os.environ, TORCH_FORCE_WEIGHTS_ONLY_LOAD="1"):
+    with ExitStack() as stack:
+        stack.enter_context(explained(f"torchvision:{name}"))
+        stack.enter_context(patch.dict(os.environ, TORCH_FORCE_WEIGHTS_ONLY_LOAD="1"))
+        if folder is None:
+            stack.enter_context(patch.object(type(weights), "get_state_dict", return_value={}))
+            stack.enter_context(patch.object(nn.Module, "load_state_dict"))
         return split(torchvision.models.get_model(name.partition("/")[0], weights=weights), weights.transforms())
 
 

@@ -30,8 +30,11 @@ def load(repo: str, folder: Path) -> Network:
     return _network(f"transformers:{repo}", folder)
 
 
-def load_folder(folder: Path, config: dict[str, Any]) -> Network:
-    """A folder with config.json, model.safetensors, preprocessor_config.json and a tokenizer for texts."""
+def load_folder(folder: Path, config: dict[str, Any], weights: bool = True) -> Network:
+    """A folder with config.json, model.safetensors, preprocessor_config.json and a tokenizer for texts.
+
+    Its weights are read in any case.
+    """
     return _network(str(folder), folder)
 
 

@@ -85,10 +85,11 @@ def run_decode(
         options = decode.model_dump(include={"steps", "recurrences", "emphasis_steps", "emphasis_recurrences"})
         evaluations = Schedule.spaced(pipeline.prior().alpha_bars, **options).evaluations
         done, batch = len(jobs) - len(waiting), decode.batch
-        with tqdm(total=evaluations * len(jobs), desc=f"decode {encoder}", unit="evaluation", smoothing=0) as progress:
+        total, start = evaluations * len(jobs), evaluations * done
+        with tqdm(total=total, initial=start, desc=f"decode {encoder}", unit="evaluation", smoothing=0) as progress:
             while waiting:
                 part = waiting[:batch]
-                progress.n = progress.initial = done * evaluations
+                progress.n = evaluations * done  # after a part that did not fit the memory, back to its start
                 seeds = [seed_of(params.seed, *job) for job in part]
                 try:
                     decoded = pipeline(

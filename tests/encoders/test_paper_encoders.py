@@ -13,19 +13,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub.constants
 import open_clip
 import pytest
 import timm
 import torch
 import torchvision
 from PIL import Image
-from test_loading import HUB_COMMIT
 from tiny_networks import tensor
 from torch import Tensor
 from torchvision.models import ResNet50_Weights, ViT_H_14_Weights, WeightsEnum
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
 
+from featspace import encoders
 from featspace.encoders import Encoder, load_encoder
 from featspace.errors import FeatspaceError
 from featspace.params import Params
@@ -82,7 +81,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:for .*copying from a non-meta pa
 def on_meta(create: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     def build(*args: Any, **kwargs: Any) -> Any:
         with torch.device("meta"):
-            return create(*args, **kwargs, **options)
+            return create(*args, **kwargs | options)
 
     return build
 
@@ -90,16 +89,16 @@ def on_meta(create: Callable[..., Any], **options: Any) -> Callable[..., Any]:
 @pytest.fixture
 def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, dict], Encoder]:
     """Loads an encoder of the profile `paper` from weights of the given names and shapes."""
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_TELEMETRY", True)
     monkeypatch.setattr(open_clip, "create_model", on_meta(open_clip.create_model, device="meta"))
     monkeypatch.setattr(timm, "create_model", on_meta(timm.create_model))
     monkeypatch.setattr(torchvision.models, "get_model", on_meta(torchvision.models.get_model))
 
+    monkeypatch.setattr(encoders, "obtain", lambda network, root: tmp_path)
+
     def load(name: str, shapes: dict[str, tuple[int, ...]]) -> Encoder:
-        if name == "clip":
-            write_sparse(tmp_path, "timm/resnet50_clip.openai", "open_clip_model.safetensors", shapes)
-        if name == "resnet":
-            write_sparse(tmp_path, "timm/resnet50.tv_in1k", "model.safetensors", shapes)
+        if name != "vit":
+            files = {"clip": "open_clip_model.safetensors", "resnet": "model.safetensors"}
+            write_sparse(tmp_path / files[name], shapes)
 
         def get_state_dict(weights: WeightsEnum, **_: object) -> dict[str, Tensor]:
             assert weights.url == "https://download.pytorch.org/models/vit_h_14_swag-80465313.pth"
@@ -111,18 +110,14 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, dict
     return load
 
 
-def write_sparse(tmp_path: Path, repo: str, name: str, shapes: dict[str, tuple[int, ...]]) -> None:
-    """A file of weights in the cache of the hub, which takes no room on the disk, nor in memory until it is read."""
+def write_sparse(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+    """A file of weights, which takes no room on the disk, nor in memory until it is read."""
     header, end = {}, 0
     for key, shape in shapes.items():
         start, end = end, end + 4 * math.prod(shape)
         header[key] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
     encoded = json.dumps(header).encode()
-    cached = tmp_path / "hub" / f"models--{repo.replace('/', '--')}"
-    (cached / "refs").mkdir(parents=True)
-    (cached / "refs" / "main").write_text(HUB_COMMIT)
-    (cached / "snapshots" / HUB_COMMIT).mkdir(parents=True)
-    with open(cached / "snapshots" / HUB_COMMIT / name, "wb") as file:
+    with open(path, "wb") as file:
         file.write(struct.pack("<Q", len(encoded)) + encoded)
         file.truncate(file.tell() + end)
 

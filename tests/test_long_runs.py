@@ -12,6 +12,7 @@ from PIL import Image
 from featspace import decoding
 from featspace.cli import main
 from featspace.encoders import Encoder
+from featspace.errors import FeatspaceError
 from featspace.pipeline import FeatureDecodingPipeline
 
 pytestmark = pytest.mark.usefixtures("offline")
@@ -53,6 +54,18 @@ def test_an_interrupted_run_goes_on_from_its_finished_images(tmp_path, capsys, m
     assert not (tmp_path / "out").exists()
     assert decode(tmp_path / "out") == whole
     assert batches == [2, 2, 2]  # the first two images were not decoded again
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
+
+
+def test_a_failure_after_the_last_image_loses_none(tmp_path, capsys, monkeypatch):
+    whole = decode(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(decoding, "_measured", lambda *_: (_ for _ in ()).throw(FeatspaceError("disk full")))
+        assert "disk full" in fail([tmp_path / "out"], capsys)
+    assert (tmp_path / "out.unfinished" / "photo-1.png").is_file() and not (tmp_path / "out").exists()
+    batches = interrupt_at(monkeypatch, -1)
+    assert decode(tmp_path / "out") == whole
+    assert batches == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
 
 

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from torch import nn
 
+from featspace import decoding, plan
 from featspace.architectures import blank_prior
-from featspace.plan import evaluation_cost, matrix_rate
+from featspace.cli import main
+from featspace.devices import choose_device
+from featspace.encoders import load_encoder
+from featspace.errors import FeatspaceError
+from featspace.pipeline import load_pipeline
+from featspace.plan import evaluation_cost, fitting_batch, matrix_rate
+
+pytestmark = pytest.mark.usefixtures("offline")
+PRIOR = "data/models/prior"
 
 
 class Pooled(nn.Module):
@@ -23,7 +34,7 @@ class Pooled(nn.Module):
 
 def costs(device: str, dtype=torch.float32, recompute: bool = False):
     with torch.device(device):
-        prior, encoder = blank_prior("small", dtype=dtype), Pooled()
+        prior, encoder = blank_prior(PRIOR, dtype=dtype), Pooled()
     for network in (prior.unet, prior.vae):
         if recompute:
             network.enable_gradient_checkpointing()
@@ -33,8 +44,8 @@ def costs(device: str, dtype=torch.float32, recompute: bool = False):
 def test_cost_on_the_meta_device_is_that_of_the_real_networks():
     foreseen, prior, encoder = costs("meta")
     real = costs("cpu")[0]
-    # How attention is computed, and so what it keeps, is the device's choice.
-    assert foreseen.flops == pytest.approx(real.flops, rel=0.01)
+    # How attention is computed, what it takes and what it keeps, is the device's choice.
+    assert foreseen.flops == pytest.approx(real.flops, rel=0.05)
     assert real.kept <= foreseen.kept < 1.25 * real.kept
     sizes = [4 * p.numel() for part in (prior.unet, prior.vae, encoder) for p in part.parameters()]
     assert foreseen.weights == sum(sizes)
@@ -42,10 +53,10 @@ def test_cost_on_the_meta_device_is_that_of_the_real_networks():
 
 def test_cost_of_the_encoder_is_two_passes_forward_and_one_back():
     with torch.device("meta"):
-        prior, encoder = blank_prior("small"), Pooled()
+        prior, encoder = blank_prior(PRIOR), Pooled()
         nothing = nn.Module()
         nothing.forward = lambda images: images.mean((2, 3))
-    pixels = 128 * 128
+    pixels = 64 * 64
     with_it, without = evaluation_cost(prior, encoder).flops, evaluation_cost(prior, nothing).flops
     assert with_it - without == 3 * 2 * 3 * 8 * pixels
 
@@ -53,9 +64,76 @@ def test_cost_of_the_encoder_is_two_passes_forward_and_one_back():
 def test_half_precision_halves_weights_and_recomputing_spares_memory_for_operations():
     full, half, spared = costs("meta")[0], costs("meta", torch.bfloat16)[0], costs("meta", recompute=True)[0]
     assert half.flops == full.flops and half.weights == pytest.approx(full.weights / 2, rel=1e-3)
-    assert 0.45 < half.kept / full.kept < 0.65
+    assert 0.45 < half.kept / full.kept < 0.7
     assert spared.kept < 0.3 * full.kept and spared.flops > 1.1 * full.flops
 
 
 def test_a_matrix_rate_is_measured():
     assert 1e8 < matrix_rate(torch.device("cpu"), torch.float32, seconds=0.05) < 1e14
+
+
+def test_the_batch_follows_from_the_free_memory():
+    prior, encoder = load_pipeline(PRIOR).prior(), load_encoder("data/models/resnet")
+    with torch.device("meta"):
+        kept = evaluation_cost(blank_prior(PRIOR), load_encoder("data/models/resnet", weights=False)).kept
+    before = prior.unet.conv_in.weight
+    assert [fitting_batch(prior, encoder, int(free * kept), 8) for free in (0.9, 1.4, 4, 40)] == [0, 1, 3, 8]
+    assert fitting_batch(prior, encoder, None, 8) == 8
+    assert prior.unet.conv_in.weight is before and before.device.type == "cpu"
+
+
+@pytest.mark.parametrize(("free", "batches", "spared"), [(2**40, [2], False), (1, [1, 1], True)])
+def test_a_decoding_keeps_to_the_free_memory(tmp_path, monkeypatch, capsys, free, batches, spared):
+    seen = []
+    call = decoding.FeatureDecodingPipeline.__call__
+
+    def look(self, features, *args, **options):
+        seen.append((len(features), self.unet.is_gradient_checkpointing))
+        return call(self, features, *args, **options)
+
+    monkeypatch.setattr(decoding.FeatureDecodingPipeline, "__call__", look)
+    monkeypatch.setattr(decoding, "free_memory", lambda device: free)
+    main(["decode", "photo.jpg", "--encoder", "resnet", "--out", str(tmp_path / "out")])
+    assert seen == [(batch, spared) for batch in batches]
+    assert ("recomputing activations" in capsys.readouterr().err) == spared
+
+
+def test_a_dry_run_says_what_the_run_will_do(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(plan, "matrix_rate", lambda *_: 1e9)
+    command = ["decode", "photo.jpg", "--text", "a cup", "--encoder", "clip", "--out", str(tmp_path / "out")]
+    main([*command, "--dry-run"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["images", "evaluations", "memory", "device", "time"]
+    assert lines[0].split()[1] == "4" and lines[1].split()[1] == "4"  # 2 targets, 2 samples; 2 + 1 + 1 evaluations
+    with torch.device("meta"):
+        cost = evaluation_cost(blank_prior(PRIOR), load_encoder("data/models/clip", weights=False))
+    seconds = int(re.search(r"about (\d+) seconds", lines[4])[1])
+    assert seconds == round(4 * 4 * cost.flops / (plan.UTILIZATION * 1e9))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_where_a_gpu_is_asked_for_and_there_is_none(tmp_path, capsys):
+    command = ["decode", "photo.jpg", "--encoder", "resnet", "--device", "cuda", "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as stop:
+        main(command)
+    error = capsys.readouterr().err
+    assert stop.value.code == 1 and len(error.splitlines()) == 1
+    assert "device is cuda, but no GPU can be used here" in error and "device: cpu" in error
+    assert list(tmp_path.iterdir()) == []
+    main([*command, "--dry-run"])  # which still says what it would take
+    assert "none: device is cuda" in capsys.readouterr().out
+
+
+def test_a_driver_that_is_too_old_is_named(monkeypatch):
+    """PyTorch warns of it when asked for a GPU, and raises when one is used."""
+    message = "The NVIDIA driver on your system is too old (found version 11040). Please update your GPU driver."
+
+    def raises():
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "init", raises)
+    assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
+    with pytest.raises(FeatspaceError, match=r"driver on your system is too old \(found version 11040\)"):
+        choose_device("cuda")

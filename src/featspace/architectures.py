@@ -34,13 +34,6 @@ STABLE_DIFFUSION_VAE = {
     "up_block_types": ["UpDecoderBlock2D"] * 4,
     "scaling_factor": 0.18215,
 }
-SMALL_UNET = STABLE_DIFFUSION_UNET | {
-    "sample_size": 16,
-    "layers_per_block": 1,
-    "block_out_channels": [32, 64, 64, 64],
-    "cross_attention_dim": 64,
-}
-SMALL_VAE = STABLE_DIFFUSION_VAE | {"sample_size": 128, "layers_per_block": 1, "block_out_channels": [32, 32, 64, 64]}
 SCHEDULE = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
@@ -51,11 +44,8 @@ SCHEDULE = {
     "steps_offset": 1,
 }
 """Stable Diffusion's noise schedule, for diffusers' DDIMScheduler."""
-PRIORS = {
-    "diffusers:CompVis/stable-diffusion-v1-4": (STABLE_DIFFUSION_UNET, STABLE_DIFFUSION_VAE),
-    "small": (SMALL_UNET, SMALL_VAE),
-}
-"""UNet and VAE; `small` has Stable Diffusion's blocks in a size for CPUs, 128 pixels."""
+PRIORS = {"diffusers:CompVis/stable-diffusion-v1-4": (STABLE_DIFFUSION_UNET, STABLE_DIFFUSION_VAE)}
+"""UNet and VAE."""
 
 
 def configurations(prior: str, root: Path = Path()) -> tuple[dict, dict]:
@@ -83,7 +73,9 @@ def blank_prior(prior: str, root: Path = Path(), dtype: torch.dtype = torch.floa
     unet, vae = configurations(prior, root)
     kind = AutoencoderTiny if vae.get("_class_name") == "AutoencoderTiny" else AutoencoderKL
     prompt = torch.randn(1, 77, unet["cross_attention_dim"])
-    blank = Prior(UNet2DConditionModel.from_config(unet), kind.from_config(vae), prompt, DDIMScheduler(**SCHEDULE))
+    with torch.device("cpu"):  # its numbers are needed
+        scheduler = DDIMScheduler(**SCHEDULE)
+    blank = Prior(UNet2DConditionModel.from_config(unet), kind.from_config(vae), prompt, scheduler)
     for network in (blank.unet, blank.vae):
         torch.nn.Module.to(network, dtype).requires_grad_(False).eval()  # diffusers' own warns of each call
     return blank

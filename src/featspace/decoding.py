@@ -13,13 +13,16 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from featspace.devices import choose_device, free_memory
 from featspace.encoders import Encoder, load_encoder
 from featspace.errors import FeatspaceError, one_line
 from featspace.features import gather_features
 from featspace.guidance import Decoded, Schedule
-from featspace.images import read_image, save_png, to_tensor
+from featspace.images import read_image, save_png
 from featspace.params import DecodeParams, EncoderParams, Params, Profile
-from featspace.pipeline import FeatureDecodingPipeline, as_saved, default_device, load_pipeline
+from featspace.pipeline import FeatureDecodingPipeline, as_saved, load_pipeline
+from featspace.plan import fitting_batch
+from featspace.similarity import cosine_similarity, look, squared_distance
 from featspace.tables import write_table
 from featspace.unfinished import Unfinished, resumable_dir
 
@@ -62,10 +65,11 @@ def run_decode(
     """
     _keep_freed_memory()
     decode = decode or profile.decode
-    settings = _encoder_params(profile, encoder)
+    settings = encoder_params(profile, encoder)
     own = settings.guidance_weight if weight is None else weight
     weight = decode.guidance_weight if own is None else own
-    network = load_encoder(settings.network, params.root).to(default_device())
+    device = choose_device(decode.device)
+    network = load_encoder(settings.network, params.root).to(device)
     features, photographs = gather_features(network, sources, texts, profile.resolution)
     identity = {
         "featspace": version("featspace"),
@@ -79,12 +83,15 @@ def run_decode(
     with resumable_dir(out, identity) as work:
         for name, image in photographs.items():
             save_png(work.folder / f"{name}.png", image)
-        pipeline = load_pipeline(profile.prior, params.root, decode.precision)
+        pipeline = load_pipeline(profile.prior, params.root, decode.precision, device)
         jobs = [(name, sample) for name in features for sample in range(decode.samples)]
         waiting = [job for job in jobs if not work.is_finished(_stem(job))]
         options = decode.model_dump(include={"steps", "recurrences", "emphasis_steps", "emphasis_recurrences"})
         evaluations = Schedule.spaced(pipeline.prior().alpha_bars, **options).evaluations
-        done, batch = len(jobs) - len(waiting), decode.batch
+        done = len(jobs) - len(waiting)
+        batch = fitting_batch(pipeline.prior(), network, free_memory(device), min(decode.batch, len(waiting)))
+        if waiting and batch == 0:
+            batch = _recompute(pipeline)
         total, start = evaluations * len(jobs), evaluations * done
         with tqdm(total=total, initial=start, desc=f"decode {encoder}", unit="evaluation", smoothing=0) as progress:
             while waiting:
@@ -129,10 +136,15 @@ def _spare_memory(pipeline: FeatureDecodingPipeline, batch: int, error: BaseExce
         return batch // 2
     if pipeline.unet.is_gradient_checkpointing:
         raise FeatspaceError(
-            f"out of memory on {default_device()} even with one image at once, recomputing activations "
+            f"out of memory on {pipeline.device} even with one image at once, recomputing activations "
             f"({one_line(error)}); take a smaller network, or a device with more memory"
         ) from error
-    tqdm.write("out of memory with one image: recomputing activations in the backward pass", file=sys.stderr)
+    return _recompute(pipeline)
+
+
+def _recompute(pipeline: FeatureDecodingPipeline) -> int:
+    """Has activations computed twice instead of kept; returns the batch to try then, 1."""
+    tqdm.write("too little memory for one image: recomputing activations in the backward pass", file=sys.stderr)
     for network in (pipeline.unet, pipeline.vae):
         network.enable_gradient_checkpointing()
     return 1
@@ -165,7 +177,7 @@ class _Watch:
                 tqdm.write(f"{where}: left unguided there", file=sys.stderr)
 
 
-def _encoder_params(profile: Profile, encoder: str) -> EncoderParams:
+def encoder_params(profile: Profile, encoder: str) -> EncoderParams:
     """The profile's settings of an encoder, or default ones for a network that is named directly."""
     if encoder not in profile.encoders and (":" in encoder or Path(encoder).is_dir()):
         network = encoder if ":" in encoder else str(Path(encoder).resolve())
@@ -207,13 +219,11 @@ def _trace(name: str, sample: int, decoded: Decoded, index: int) -> pd.DataFrame
     )
 
 
-@torch.no_grad()
 def _measured(table: pd.DataFrame, features: dict, encoder: Encoder, folder: Path) -> pd.DataFrame:
     """The table with `saved_distance` and `cosine`, from the PNG files."""
     distances, cosines = [], []
     for row in table.itertuples():
-        image = to_tensor(read_image(folder / f"{row.id}-{row.sample}.png"))
-        feature, target = encoder(image[None].to(default_device()))[0].cpu().double(), features[row.id].double()
-        distances.append((feature - target).square().sum().item())
-        cosines.append(torch.cosine_similarity(feature, target, dim=0).item())
+        seen, _ = look(encoder, read_image(folder / f"{row.id}-{row.sample}.png"))
+        distances.append(squared_distance(seen, features[row.id]).item())
+        cosines.append(cosine_similarity(seen, features[row.id]).item())
     return table.assign(saved_distance=distances, cosine=cosines)

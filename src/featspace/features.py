@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from featspace.encoders import Encoder
 
 
+NOTHING = "nothing to decode: name a photograph, a .safetensors file of features, or --text"
+
+
 @torch.no_grad()
 def run_features(encoder: Encoder, targets: Path, out: Path) -> None:
     """Writes the encoder's raw features of a folder of targets: one tensor (dim,), float32, a target id.
@@ -74,6 +77,20 @@ def read_features(path: Path, dim: int | None = None) -> tuple[dict[str, torch.T
     return {name: feature.float() for name, feature in features.items()}, metadata
 
 
+def count_features(sources: Iterable[Path], texts: Iterable[str]) -> int:
+    """How many targets `gather_features` will find. Raises as that does, for what is seen without a network."""
+    count = len(list(texts))
+    for source in sources:
+        if source.suffix == ".safetensors":
+            count += len(read_features(source)[0])
+        else:
+            read_image(source)
+            count += 1
+    if not count:
+        raise UsageError(NOTHING)
+    return count
+
+
 @torch.no_grad()
 def gather_features(
     encoder: Encoder, sources: Iterable[Path], texts: Iterable[str], resolution: int
@@ -103,5 +120,5 @@ def gather_features(
     for text in texts:
         add(slug(text), encoder.encode_text([text])[0], repr(text))
     if not features:
-        raise UsageError("nothing to decode: name a photograph, a .safetensors file of features, or --text")
+        raise UsageError(NOTHING)
     return features, photographs

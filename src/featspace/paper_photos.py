@@ -14,9 +14,8 @@ from urllib.request import urlopen
 
 from huggingface_hub import constants
 
-from featspace.errors import FeatspaceError, UsageError
+from featspace.errors import FeatspaceError, UsageError, one_line
 from featspace.files import atomic_file, sha256
-from featspace.networks import one_line
 
 REPOSITORY = "KimiakiShirahama/FeatureSpaceAnalysisByGuidedDiffusionModel"
 COMMIT = "e919a8ac0822c6701ca1861bd5bf57637759ff6d"

@@ -152,8 +152,10 @@ class FeatureDecodingPipeline(DiffusionPipeline):
         return FeatureDecodingOutput(images, decoded.distances, decoded)
 
 
-def load_pipeline(prior: str, root: Path = Path(), precision: str = "float32") -> FeatureDecodingPipeline:
-    """A prior's pipeline, verified first; on the GPU if any.
+def load_pipeline(
+    prior: str, root: Path = Path(), precision: str = "float32", device: torch.device | str = "cpu"
+) -> FeatureDecodingPipeline:
+    """A prior's pipeline, verified first.
 
     `prior` is a folder in Stable Diffusion's layout, or `diffusers:<repo>` (`hub.obtain`); `precision`, float32 or
     bfloat16, that of the UNet and the VAE. Raises FeatspaceError if it or a file of it is missing, altered, a pickle,
@@ -181,9 +183,4 @@ def load_pipeline(prior: str, root: Path = Path(), precision: str = "float32") -
         pipeline = FeatureDecodingPipeline.from_pretrained(folder, **networks, **options)
     for network in (pipeline.unet, pipeline.vae):
         network.to(memory_format=torch.channels_last)  # the faster layout for convolutions
-    return pipeline.to(default_device())
-
-
-def default_device() -> torch.device:
-    """The GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return pipeline.to(device)

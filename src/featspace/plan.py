@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-import platform
+import copy
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
 
 from featspace.architectures import blank_prior
-from featspace.encoders import load_encoder
+from featspace.devices import GIB, choose_device, device_name, free_memory
+from featspace.encoders import Encoder, load_encoder
+from featspace.errors import FeatspaceError
 from featspace.guidance import Schedule
 from featspace.params import DecodeParams, EncoderParams, Params, Profile
 from featspace.prior import Prior
 
-GIB = 2**30
 T = 500
 """A timestep: what an evaluation costs is the same at each."""
+UTILIZATION = 0.4
+"""Share of the matrix rate that guided decoding reaches: rough, for estimates; `featspace speed` measures it."""
+USABLE = 0.85
+"""Share of the free memory that kept activations may take; the rest is for what is there for a moment."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +86,24 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) 
     return 2 * size**3 / best
 
 
-UTILIZATION = 0.4
-"""Share of the matrix rate that guided decoding reaches: rough, for estimates; `featspace speed` measures it."""
+def fitting_batch(prior: Prior, encoder: Encoder, free: int | None, batch: int) -> int:
+    """How many images to decode at once, at most `batch`, so that a guided evaluation fits `free` bytes.
+
+    0 means that not even one does with all activations kept. The networks are on the CPU or a GPU; their own weights
+    are not counted, as they are there already. Nothing is known of a CPU's memory (`free` is None): `batch` then.
+    """
+    if free is None:
+        return batch
+    blank = copy.copy(prior)
+    blank.unet, blank.vae, blank.prompt = _shapes_of(prior.unet), _shapes_of(prior.vae), prior.prompt.to("meta")
+    return min(batch, int(USABLE * free // evaluation_cost(blank, _shapes_of(encoder)).kept))
+
+
+def _shapes_of(network: nn.Module) -> nn.Module:
+    """A copy on the meta device, which takes no memory."""
+    memo = {id(p): nn.Parameter(p.to("meta"), requires_grad=False) for p in network.parameters()}
+    memo |= {id(buffer): buffer.to("meta") for buffer in network.buffers()}
+    return copy.deepcopy(network, memo)
 
 
 def describe(
@@ -88,44 +111,38 @@ def describe(
 ) -> Iterator[str]:
     """Lines that say what it will take to decode `images` images: evaluations, operations, memory, time.
 
-    Nothing is loaded. Raises UsageError and FeatspaceError for networks that are not known.
+    No weights are loaded. Raises UsageError and FeatspaceError for networks that are not known.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = getattr(torch, decode.precision)
     with torch.device("meta"):
         prior = blank_prior(profile.prior, params.root, dtype)
-        cost = evaluation_cost(prior, load_encoder(encoder.network, params.root, weights=False))
+        cost = evaluation_cost(prior, load_encoder(encoder.network, params.root, weights=False).to("meta"))
     options = decode.model_dump(include={"steps", "recurrences", "emphasis_steps", "emphasis_recurrences"})
     evaluations = Schedule.spaced(prior.alpha_bars, **options).evaluations
-    rate = matrix_rate(device, dtype)
-    hours = images * evaluations * cost.flops / (UTILIZATION * rate) / 3600
-    batch = min(decode.batch, images)
-    memory = cost.weights + batch * cost.kept
-    yield f"images       {images}, {batch} at once"
-    yield f"evaluations  {evaluations:,} an image, each {cost.flops / 1e12:.3g} TFLOP; the prior in {decode.precision}"
+    total = images * evaluations * cost.flops
+    yield f"images       {images}"
+    yield f"evaluations  {evaluations:,} an image, each {_flop(cost.flops)}; the prior in {decode.precision}"
     yield (
-        f"memory       about {memory / GIB:.1f} GiB: weights {cost.weights / GIB:.1f}, "
-        f"activations {cost.kept / GIB:.2f} an image at once; {_free(device)}"
+        f"memory       {cost.weights / GIB:.2f} GiB of weights, and {cost.kept / GIB:.2f} GiB for each image at once, "
+        f"at most {min(decode.batch, images)}; fewer where memory is short"
     )
-    yield (
-        f"time         about {_duration(hours)}, if {UTILIZATION:.0%} of this device's measured matrix rate "
-        f"({rate / 1e12:.3g} TFLOP/s, {name_of(device)}) are reached"
-    )
+    try:
+        device = choose_device(decode.device)
+    except FeatspaceError as error:
+        yield f"device       none: {error}"
+        return
+    rate, free = matrix_rate(device, dtype), free_memory(device)
+    memory = f", {free / GIB:.1f} GiB free" if free is not None else ""
+    yield f"device       {device_name(device)}{memory}; measured {_flop(rate)} a second of matrix products"
+    yield f"time         about {_duration(total / (UTILIZATION * rate))}, if {UTILIZATION:.0%} of that is reached"
 
 
-def name_of(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+def _flop(count: float) -> str:
+    return f"{tqdm.format_sizeof(count)}FLOP"
 
 
-def _free(device: torch.device) -> str:
-    if device.type == "cuda":
-        return f"{torch.cuda.mem_get_info(device)[0] / GIB:.1f} GiB are free on the GPU"
-    return "on the CPU"
-
-
-def _duration(hours: float) -> str:
-    if hours >= 1:
-        return f"{hours:.1f} hours"
-    return f"{60 * hours:.1f} minutes" if hours >= 1 / 60 else f"{3600 * hours:.0f} seconds"
+def _duration(seconds: float) -> str:
+    for unit, length in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} seconds"

@@ -1,8 +1,9 @@
-"""How fast guided decoding is at a published shape, on whatever device there is; weights are random."""
+"""How fast guided decoding is at a profile's shape, on whatever device there is; weights are random."""
 
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,14 +15,19 @@ import torch
 from tqdm import tqdm
 
 from featspace.architectures import blank_prior
+from featspace.devices import GIB, choose_device, device_name
 from featspace.encoders import Encoder, load_encoder
 from featspace.guidance import Schedule, guided_decode
+from featspace.params import Profile
 from featspace.pipeline import FeatureDistance
-from featspace.plan import T, evaluation_cost, matrix_rate, name_of
+from featspace.plan import T, evaluation_cost, matrix_rate
+from featspace.prior import Prior
 from featspace.tables import write_table
 
 PAPER_EVALUATIONS = 12_960
 """Guided evaluations of an image in the published schedule."""
+WARM_UP = 2
+"""Evaluations that are not timed: the first compiles, or tunes kernels."""
 
 
 @dataclass(frozen=True)
@@ -42,78 +48,82 @@ def ways(batches: Iterable[int], precision: str, compiled: bool) -> list[Way]:
 
 
 def run_speed(
-    architecture: str,
-    networks: dict[str, str],
+    profile: Profile,
     batches: Iterable[int],
     out: Path,
     root: Path = Path(),
     *,
-    precision: str = "bfloat16",
-    compiled: bool = True,
+    compiled: bool = False,
     evaluations: int = 5,
 ) -> pd.DataFrame:
-    """Times `evaluations` guided evaluations, after two to warm up, for each network and way; writes a CSV table.
+    """Times guided evaluations for each encoder of the profile and each way; writes a CSV table.
 
-    architecture: what `architectures.blank_prior` takes. networks: name → what `load_encoder` takes; no weights are
-    read. A way that does not fit the memory gets a row without times. `ms` is the median time of one evaluation over
-    the images of a batch, in milliseconds; `gib` the peak of the device's memory (empty on a CPU); `rate` the share of
-    the device's measured matrix rate in that precision.
+    The networks are those of the profile in their real shapes, with random weights, as speed does not depend on their
+    values; nothing is downloaded. Each way repeats one noise level `evaluations` times. `ms` is the median time of
+    an evaluation over the images of a batch, in milliseconds, and `faster` that of the official way over it; `gib` the
+    peak of the GPU's memory (empty on a CPU); `rate` the share of the device's measured matrix rate in that precision.
+    A way that does not fit the memory has empty values. Raises UsageError and FeatspaceError for networks that are
+    not known, or a device that is not there.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device, precision = choose_device(profile.decode.device), profile.decode.precision
     rates = {name: matrix_rate(device, getattr(torch, name)) for name in {"float32", precision}}
     rows = []
-    for name, network in networks.items():
+    for encoder, settings in profile.encoders.items():
         with torch.device("meta"):
-            cost = evaluation_cost(blank_prior(architecture, root), load_encoder(network, root, weights=False))
+            blank = load_encoder(settings.network, root, weights=False).to("meta")
+            flops = evaluation_cost(blank_prior(profile.prior, root), blank).flops
         for way in ways(batches, precision, compiled):
-            seconds, gib = _measure(architecture, network, root, way, device, evaluations)
-            row = {
-                "encoder": name,
-                "way": way.name,
-                "batch": way.batch,
-                "precision": way.precision,
-                "compiled": way.compiled,
-                "ms": 1000 * seconds,
-                "gib": gib,
-                "images_per_hour": 3600 / (PAPER_EVALUATIONS * seconds),
-                "rate": cost.flops / seconds / rates[way.precision],
-                "gflop": cost.flops / 1e9,
-                "architecture": architecture,
-                "device": name_of(device),
-                "torch": torch.__version__,
-            }
-            rows.append(row)
-            tqdm.write(f"{name:8} {way.name:9} batch {way.batch:2}  {row['ms']:9.1f} ms an image  {gib:5.1f} GiB")
+            seconds, gib = _measure(profile.prior, settings.network, root, way, device, evaluations)
+            rows.append(
+                {
+                    "encoder": encoder,
+                    "way": way.name,
+                    "batch": way.batch,
+                    "precision": way.precision,
+                    "compiled": way.compiled,
+                    "ms": 1000 * seconds,
+                    "gib": gib,
+                    "images_per_hour": 3600 / (PAPER_EVALUATIONS * seconds),
+                    "rate": flops / seconds / rates[way.precision],
+                    "gflop": flops / 1e9,
+                    "prior": profile.prior,
+                    "device": device_name(device),
+                    "torch": torch.__version__,
+                }
+            )
+            took = "out of memory" if seconds != seconds else f"{1000 * seconds:.1f} ms an image"
+            peak = "" if gib != gib else f", {gib:.1f} GiB"
+            tqdm.write(f"{encoder}, {way.name}, batch {way.batch}: {took}{peak}", file=sys.stderr)
     table = pd.DataFrame(rows)
-    first = table["encoder"].map(table[table["way"] == "official"].set_index("encoder")["ms"])
-    table.insert(6, "faster", first / table["ms"])
+    official = table[table["way"] == "official"].set_index("encoder")["ms"]
+    table.insert(6, "faster", table["encoder"].map(official) / table["ms"])
     write_table(table, out)
     return table
 
 
 def _measure(
-    architecture: str, network: str, root: Path, way: Way, device: torch.device, evaluations: int
+    prior: str, network: str, root: Path, way: Way, device: torch.device, evaluations: int
 ) -> tuple[float, float]:
     """Seconds of one evaluation of one image, and peak GiB; NaN where memory does not suffice or is not counted."""
     try:
         with device:
             torch.manual_seed(0)
-            prior = blank_prior(architecture, root, getattr(torch, way.precision))
+            blank = blank_prior(prior, root, getattr(torch, way.precision))
             encoder = load_encoder(network, root, weights=False).to(device)
         if way.channels_last:
-            for part in (prior.unet, prior.vae):
+            for part in (blank.unet, blank.vae):
                 part.to(memory_format=torch.channels_last)
         if way.compiled:
-            prior.unet.compile()
-            prior.vae.decode = torch.compile(prior.vae.decode)
+            blank.unet.compile()
+            blank.vae.decode = torch.compile(blank.vae.decode)
         with _peak(device) as peak:
-            seconds = list(_times(prior, encoder, way.batch, device, 2 + evaluations))[2:]
+            seconds = list(_times(blank, encoder, way.batch, device, WARM_UP + evaluations))[WARM_UP:]
     except (torch.OutOfMemoryError, MemoryError):
         return float("nan"), float("nan")
     return statistics.median(seconds) / way.batch, peak[0]
 
 
-def _times(prior, encoder: Encoder, batch: int, device: torch.device, count: int) -> Iterator[float]:
+def _times(prior: Prior, encoder: Encoder, batch: int, device: torch.device, count: int) -> Iterator[float]:
     """Seconds of each of `count` guided evaluations of a batch, at one noise level."""
     alpha_bar = float(prior.alpha_bars[T])
     schedule = Schedule([T], [alpha_bar], [1 - alpha_bar], [count])
@@ -145,4 +155,4 @@ def _peak(device: torch.device) -> Iterator[list[float]]:
         torch.cuda.reset_peak_memory_stats(device)
     yield peak
     if device.type == "cuda":
-        peak[0] = torch.cuda.max_memory_allocated(device) / 2**30
+        peak[0] = torch.cuda.max_memory_allocated(device) / GIB

@@ -24,7 +24,7 @@ SIMILARITY = {
     "top1_agrees": float,
     "judge_top1_agrees": float,
 }
-SPEED = {"encoder": str, "way": str, "batch": int, "ms": float, "faster": float, "architecture": str, "device": str}
+SPEED = {"encoder": str, "way": str, "batch": int, "ms": float, "faster": float, "prior": str, "device": str}
 REFERENCES = {"encoder": str, "id": str, "reference": str, "distance": float, "cosine": float}
 
 

@@ -14,36 +14,33 @@ import pandas as pd
 from featspace.errors import UsageError
 from featspace.files import atomic_dir, atomic_file
 
-SETTINGS = "settings.json"
+RECORDS, SETTINGS = "records", "settings.json"
 
 
 class Unfinished:
-    """The folder of a decoding under way: images, and a record of each that is finished."""
+    """The folder of a decoding under way: images, and in a folder of its own a record of each that is finished."""
 
     def __init__(self, folder: Path):
-        self.folder = folder
+        self.folder, self.records = folder, folder / RECORDS
 
     def is_finished(self, name: str) -> bool:
-        return (self.folder / f"{name}.json").is_file()
+        return (self.records / f"{name}.json").is_file()
 
     def finish(self, name: str, row: dict[str, Any], trace: pd.DataFrame) -> None:
         """Records that the images `<name>*.png` are in the folder: their table row and their trace."""
-        trace.to_parquet(self.folder / f"{name}.parquet", index=False)
-        with atomic_file(self.folder / f"{name}.json") as aside:  # last, as it is what marks them finished
+        trace.to_parquet(self.records / f"{name}.parquet", index=False)
+        with atomic_file(self.records / f"{name}.json") as aside:  # last, as it is what marks them finished
             aside.write_text(json.dumps(row), encoding="utf-8")
 
     def collect(self, names: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Rows and traces of all `names`, in their order; their records are removed."""
-        rows = [json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8")) for name in names]
-        traces = [pd.read_parquet(self.folder / f"{name}.parquet") for name in names]
-        for name in names:
-            (self.folder / f"{name}.json").unlink()
-            (self.folder / f"{name}.parquet").unlink()
+        """Rows and traces of all `names`, in their order."""
+        rows = [json.loads((self.records / f"{name}.json").read_text(encoding="utf-8")) for name in names]
+        traces = [pd.read_parquet(self.records / f"{name}.parquet") for name in names]
         return pd.DataFrame(rows), pd.concat(traces)
 
     @property
     def count(self) -> int:
-        return sum(path.name != SETTINGS for path in self.folder.glob("*.json"))
+        return sum(path.name != SETTINGS for path in self.records.glob("*.json"))
 
 
 def unfinished_folder(out: Path) -> Path:
@@ -52,10 +49,10 @@ def unfinished_folder(out: Path) -> Path:
 
 @contextmanager
 def resumable_dir(out: Path, settings: dict[str, Any]) -> Iterator[Unfinished]:
-    """Yields a folder that becomes `out` on success, and stays as `<out>.unfinished` where a run is cut off.
+    """Yields a folder that becomes `out` on success, without its records; it stays where a run is cut off.
 
-    A folder left by a run of the same `settings` (JSON values) is taken up again; one without a finished image is
-    removed. Raises UsageError if it is of other settings, and whatever `atomic_dir` raises for `out`.
+    A folder `<out>.unfinished` left by a run of the same `settings` (JSON values) is taken up again; one without a
+    finished image is removed. Raises UsageError if it is of other settings, and whatever `atomic_dir` raises for `out`.
     """
     folder, out = unfinished_folder(Path(out)), Path(out)
     work = Unfinished(folder)
@@ -63,18 +60,21 @@ def resumable_dir(out: Path, settings: dict[str, Any]) -> Iterator[Unfinished]:
         pass  # raises, before hours are spent, if `out` cannot be written
     out.rmdir()
     if folder.is_dir():
-        if not (folder / SETTINGS).is_file() or json.loads((folder / SETTINGS).read_text()) != settings:
+        left = work.records / SETTINGS
+        if not left.is_file() or json.loads(left.read_text(encoding="utf-8")) != settings:
             raise UsageError(
                 f"{folder}: holds {work.count} finished images of a run with other settings; "
                 f"repeat that run to go on with it, or remove the folder"
             )
     else:
         with atomic_dir(folder) as aside:
-            (aside / SETTINGS).write_text(json.dumps(settings), encoding="utf-8")
+            (aside / RECORDS).mkdir()
+            (aside / RECORDS / SETTINGS).write_text(json.dumps(settings), encoding="utf-8")
     try:
         yield work
-        (folder / SETTINGS).unlink()
         folder.replace(out)
-    finally:
+        shutil.rmtree(out / RECORDS)  # only now, so that no failure loses what is finished
+    except BaseException:
         if folder.is_dir() and not work.count:
             shutil.rmtree(folder)
+        raise

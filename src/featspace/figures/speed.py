@@ -6,10 +6,16 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from featspace.plotting import DPI, GRAY, INK, WIDTH
+from featspace.plotting import DPI, GRAY, INK, WIDTH, save, style
 from featspace.tables import SPEED, read_table
 
 COLORS = {"official": "#b9b4aa", "featspace": "#33658a"}
+
+
+def run_speed_figure(table: Path, out: Path) -> None:
+    """Writes <out>.png and <out>.pdf of the table of `run_speed`. Raises FeatspaceError if it cannot be read."""
+    with style():
+        save(draw(table), out)
 
 
 def draw(path: Path) -> Figure:
@@ -33,6 +39,6 @@ def draw(path: Path) -> Figure:
         axes.set_xticks([])
         axes.tick_params(axis="y", length=0)
     first = table.iloc[0]
-    note = f"One guided evaluation of one image, {first.architecture}, on {first.device}, PyTorch {first.torch}."
+    note = f"One guided evaluation of one image, {first.prior}, on {first.device}, PyTorch {first.torch}."
     figure.supxlabel(note, color=GRAY, fontsize=7.5)
     return figure

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import open_clip
 import torch
@@ -65,7 +68,8 @@ def _published(name: str) -> tuple[str, str]:
 
 def _network(source: str | Path, name: str, weights: bool, **options: Any) -> Network:
     options |= {"load_weights": weights, "require_pretrained": weights, "device": torch.get_default_device()}
-    with explained(source):
+    quiet = nullcontext() if weights else patch.object(logging, "warning")  # that they are random
+    with explained(source), quiet:
         model = open_clip.create_model(name, **options)
         dim = open_clip.get_model_config(name)["embed_dim"]
         preprocess = from_open_clip(model.visual.preprocess_cfg)

@@ -9,10 +9,11 @@ import typer
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
+from featspace.devices import choose_device
 from featspace.errors import FeatspaceError, UsageError
 from featspace.training import classifier, clip, prior
 from featspace.training import vae as autoencoder
-from featspace.training.loop import Recipe, device
+from featspace.training.loop import Recipe
 from featspace.weights import MANIFEST
 
 MODELS = ("vae", "resnet", "vit", "judge", "clip", "prior")
@@ -33,7 +34,7 @@ def train(
     """
     if name not in MODELS:
         raise UsageError(f"{name}: no such model; choose one of {', '.join(MODELS)}")
-    recipe = read_recipe(params, name, device().type == "cuda")
+    recipe = read_recipe(params, name, choose_device().type == "cuda")
     checkpoint, curve = checkpoints / f"{name}.pt", curves / f"{name}.csv"
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     curve.parent.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from featspace.devices import choose_device
 from featspace.errors import FeatspaceError
 from featspace.files import atomic_file
 
@@ -32,11 +33,6 @@ class Recipe(BaseModel):
     seed: int = 0
     compile: bool = True
     checkpoint_seconds: float = 120
-
-
-def device() -> torch.device:
-    """The GPU when there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def batch_indices(step: int, batch: int, count: int, seed: int) -> torch.Tensor:
@@ -68,7 +64,7 @@ def fit(
 
     Raises FeatspaceError when the checkpoint was written with another recipe or model.
     """
-    where = device()
+    where = choose_device()
     model.to(where, memory_format=torch.channels_last).train()
     kernels = contextlib.nullcontext
     if where.type == "cpu":
@@ -157,7 +153,7 @@ def _save(path: Path, recipe: Recipe, progress: tuple, model, average, optimizer
 def _resume(path: Path, recipe: Recipe, model, average, optimizer) -> tuple[int, list, float, int]:
     if not path.exists():
         return 0, [], 0.0, 0
-    state = torch.load(path, map_location=device(), weights_only=True)
+    state = torch.load(path, map_location=choose_device(), weights_only=True)
     if state["recipe"] != _identity(recipe):
         raise FeatspaceError(f"{path}: written with another recipe ({state['recipe']}); delete it to start anew")
     model.load_state_dict(state["model"])

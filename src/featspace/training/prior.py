@@ -15,6 +15,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from featspace.architectures import SCHEDULE
+from featspace.devices import choose_device
 from featspace.files import atomic_dir
 from featspace.training import data
 from featspace.training.loop import Recipe, fit
@@ -117,6 +118,6 @@ def clip_tokenizer(length: int) -> CLIPTokenizer:
 
 def _latents(vae: AutoencoderKL, photographs: Path, split: str, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
     images, labels = data.load_split(photographs, split)
-    where = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    where = choose_device()
     both = torch.cat([images, images.flip(-1)])
     return encode(vae.to(where, memory_format=torch.channels_last), both) * scale, torch.cat([labels, labels])

@@ -11,9 +11,10 @@ import torch
 from diffusers import StableDiffusionPipeline
 from tqdm import tqdm
 
+from featspace.devices import choose_device
 from featspace.errors import FeatspaceError
 from featspace.files import atomic_file
-from featspace.training.loop import cpu_kernels, device
+from featspace.training.loop import cpu_kernels
 
 STEPS = 50
 """Of DDIM."""
@@ -25,7 +26,7 @@ def run(prior: Path, count: int, out: Path) -> None:
 
     They are drawn as the prior was trained, in bfloat16 where that is safe (autocast).
     """
-    where = device()
+    where = choose_device()
     pipeline = StableDiffusionPipeline.from_pretrained(prior, dtype=torch.float32).to(where)
     kernels = cpu_kernels(pipeline.unet) if where.type == "cpu" else contextlib.nullcontext
     pipeline.unet.to(memory_format=torch.channels_last)

@@ -1,0 +1,48 @@
+"""The command line: each command a thin call of a module's `run_…`."""
+
+from __future__ import annotations
+
+import sys
+import traceback as tracebacks
+from typing import Annotated
+
+import typer
+
+from featspace.cli import stages, tools  # noqa: F401  (they register their commands)
+from featspace.cli.options import app
+from featspace.errors import FeatspaceError
+
+BAD_USAGE: type[Exception] = typer.BadParameter.__base__
+"""The common parent of what typer raises for wrong arguments."""
+
+
+@app.callback()
+def _globals(
+    traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error comes from.")] = False,
+) -> None: ...
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line; a failure is one line on standard error and exit status 1, or 2 for bad usage."""
+    arguments = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    try:
+        status = app(arguments, standalone_mode=False, prog_name="featspace")
+        if status == 130:  # typer's for Ctrl-C
+            _fail("interrupted; finished images are kept, and the same command goes on from them", 1)
+    except BAD_USAGE as error:
+        _fail(f"{error.format_message()} See featspace {_command(error)}--help", 2)
+    except FeatspaceError as error:
+        if "--traceback" in arguments:
+            tracebacks.print_exc()
+        _fail(str(error), error.exit_status)
+    except MemoryError:
+        _fail("out of memory: lower `batch`, or free some memory", 1)
+
+
+def _command(error: Exception) -> str:
+    return f"{error.ctx.info_name} " if error.ctx and error.ctx.parent else ""
+
+
+def _fail(line: str, status: int) -> None:
+    typer.echo(f"featspace: error: {line}", err=True)
+    raise SystemExit(status) from None

@@ -1,0 +1,52 @@
+"""The app that the commands are registered with, and what several of them take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from featspace.encoders import Encoder
+    from featspace.params import Params, Profile
+
+app = typer.Typer(
+    help="Decodes a user-specified feature of any vision network back into images, and measures the match.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ParamsFile = Annotated[
+    Path | None,
+    typer.Option("--params", help="The parameter file; by default params.yaml here, else the checkout's."),
+]
+ProfileName = Annotated[str, typer.Option("--profile", help="The profile of the parameter file.")]
+EncoderName = Annotated[str, typer.Option("--encoder", help="An encoder of the profile, such as clip, resnet or vit.")]
+Out = Annotated[Path, typer.Option("--out", help="What to write; nothing is there before it is complete.")]
+Targets = Annotated[Path, typer.Option("--targets", help="Folder that `featspace targets` wrote.")]
+Features = Annotated[Path, typer.Option("--features", help="File that `featspace features` wrote.")]
+Decoded = Annotated[Path, typer.Option("--decoded", help="Folder that `featspace decode` wrote.")]
+
+
+def open_profile(params: Path | None, profile: str) -> tuple[Params, Profile]:
+    from featspace.params import Params
+
+    loaded = Params.load(params)
+    return loaded, loaded.profile(profile)
+
+
+def open_encoder(params: Params, profile: Profile, name: str) -> Encoder:
+    """An encoder of the profile, on the device that the profile names."""
+    return open_network(params, profile, profile.encoder(name).network)
+
+
+def open_network(params: Params, profile: Profile, network: str) -> Encoder:
+    """Any network, on the device that the profile names."""
+    from featspace.devices import choose_device
+    from featspace.encoders import load_encoder
+
+    return load_encoder(network, params.root).to(choose_device(profile.decode.device))

@@ -1,0 +1,96 @@
+"""Commands for a user's own images and networks: decode, and how fast that is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from featspace.cli.options import ParamsFile, ProfileName, app, open_profile
+
+
+@app.command()
+def decode(
+    encoder: Annotated[
+        str,
+        typer.Option("--encoder", help="An encoder of the profile, a folder, or FAMILY:NAME (timm:resnet50.tv_in1k)."),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="New folder for the images and tables.")],
+    sources: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Photographs, or .safetensors files of features.", show_default=False),
+    ] = None,
+    text: Annotated[list[str] | None, typer.Option("--text", help="A caption, for encoders with a text tower.")] = None,
+    samples: Annotated[int | None, typer.Option(help="Images a target.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Noise levels visited.")] = None,
+    recurrences: Annotated[int | None, typer.Option(help="Guided evaluations a noise level.")] = None,
+    weight: Annotated[float | None, typer.Option(help="Guidance weight w.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images decoded at once.")] = None,
+    precision: Annotated[str | None, typer.Option(help="Of the prior: float32 or bfloat16.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the run.", min=0)] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it will take.")] = False,
+    profile: ProfileName = "mini",
+    params: ParamsFile = None,
+) -> None:
+    """Decode features into images: of photographs, of captions, or from a file.
+
+    Whatever is not given here is as the profile says. Writes for each target and sample the nearest image found, the
+    image of the last latent, and two tables.
+
+    Example: featspace decode photo.jpg --encoder clip --out decoded
+    """
+    loaded, chosen = open_profile(params, profile)
+    given = {
+        "samples": samples,
+        "steps": steps,
+        "recurrences": recurrences,
+        "guidance_weight": weight,
+        "batch": batch,
+        "precision": precision,
+        "device": device,
+        "emphasis_steps": None if steps is None else min(steps, chosen.decode.emphasis_steps),
+    }
+    settings = chosen.decode.revised(**{key: value for key, value in given.items() if value is not None})
+    loaded = loaded if seed is None else replace(loaded, seed=seed)
+
+    from featspace.decoding import encoder_params, run_decode
+
+    if dry_run:
+        from featspace.features import count_features
+        from featspace.plan import describe
+
+        images = settings.samples * count_features(sources or [], text or [])
+        for line in describe(loaded, chosen, encoder_params(chosen, encoder), images, settings):
+            typer.echo(line)
+        return
+    table = run_decode(loaded, chosen, encoder, sources or [], text or [], out, settings, weight)
+    for row in table.itertuples():
+        typer.echo(f"{out / f'{row.id}-{row.sample}.png'}  distance {row.saved_distance:.4g}  cosine {row.cosine:.4f}")
+
+
+@app.command()
+def speed(
+    out: Annotated[Path, typer.Option(help="File name without suffix; .csv, .png and .pdf are written.")],
+    profile: ProfileName = "paper",
+    params: ParamsFile = None,
+    batch: Annotated[list[int] | None, typer.Option(help="Images at once; by default 1, 4 and 16.", min=1)] = None,
+    evaluations: Annotated[int, typer.Option(help="Timed guided evaluations of each way.", min=1)] = 5,
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile the prior, with torch.compile.")] = False,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+) -> None:
+    """Time guided decoding at a profile's shapes, beside the official implementation's way; weights are random.
+
+    Nothing is downloaded. The .csv names the device; the figure shows milliseconds an image.
+    """
+    from featspace.figures.speed import run_speed_figure
+    from featspace.speed import run_speed
+
+    loaded, chosen = open_profile(params, profile)
+    if device is not None:
+        chosen = chosen.model_copy(update={"decode": chosen.decode.revised(device=device)})
+    table = out.with_name(f"{out.name}.csv")
+    run_speed(chosen, batch or [1, 4, 16], table, loaded.root, compiled=compiled, evaluations=evaluations)
+    run_speed_figure(table, out)

@@ -1,0 +1,50 @@
+"""The device that networks run on, its name and its memory."""
+
+from __future__ import annotations
+
+import platform
+import warnings
+
+import torch
+
+from featspace.errors import FeatspaceError, one_line
+
+GIB = 2**30
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """`cpu`, `cuda`, or with `auto` the GPU if one can be used, else the CPU.
+
+    Raises FeatspaceError, with what PyTorch says, if `cuda` is asked for and cannot be used: there is no GPU, or its
+    driver is missing or too old.
+    """
+    if name == "cpu":
+        return torch.device("cpu")
+    with warnings.catch_warnings():  # of a driver that cannot be used: as an error below, or what `auto` is for
+        warnings.simplefilter("ignore")
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+    if name == "auto":
+        return torch.device("cpu")
+    try:
+        torch.cuda.init()
+        reason = "no device is visible"
+    except (RuntimeError, AssertionError) as error:  # an AssertionError where PyTorch is built for the CPU
+        reason = one_line(error)
+    raise FeatspaceError(
+        f"device is cuda, but no GPU can be used here ({reason}); run this where there is an NVIDIA GPU with a recent "
+        "driver, or, much slower, with device: cpu"
+    )
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's model, or the processor's kind and the number of threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{platform.machine()} CPU, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that are free on a GPU; None for the CPU, whose memory others may take at any time."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None

@@ -104,7 +104,7 @@ def project(tmp_path_factory) -> Path:
         },
         "photos": {"cat": {"image": "skimage:chelsea"}, "cup": {"image": "skimage:coffee"}},
         "captions": {"tabby": "a photo of a tabby"},
-        "similarity": {"jpeg": [90, 75], "bootstrap": 50},
+        "similarity": {"photographs": "data/models/references", "jpeg": [90, 75], "bootstrap": 50},
     }
     YAML(typ="safe").dump({"seed": 0, "mini": profile}, root / "params.yaml")
     Image.fromarray(skimage.data.rocket()).save(root / "photo.jpg")

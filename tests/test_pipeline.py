@@ -33,8 +33,7 @@ def build(out: Path) -> None:
         main(["features", "--encoder", encoder, "--targets", str(out / "targets"), "--out", str(features)])
         main(["decode", str(features), "--encoder", encoder, "--out", str(decoded)])
         main(["similarity", *given, "--decoded", str(decoded), "--out", str(tables[0])])
-        photographs = f"data/models/references/{encoder}.safetensors"
-        main(["references", *given, "--photographs", photographs, "--out", str(tables[1])])
+        main(["references", *given, "--out", str(tables[1])])
         for kind in ("photos", "captions") if encoder == "clip" else ("photos",):
             drawn = ["--decoded", str(decoded), "--table", str(tables[0]), "--references", str(tables[1])]
             main(

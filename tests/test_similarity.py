@@ -95,7 +95,7 @@ def similarity(files, encoder=None, judge=None):
 
 def references(files, encoder=None):
     out = files / "out" / "references.csv"
-    paths = files / "targets", files / "features.safetensors", files / "references.safetensors", out
+    paths = files / "targets", files / "features.safetensors", out, files / "references.safetensors"
     run_references("mean", encoder or MeanColor(), *paths)
     return out
 
@@ -176,6 +176,31 @@ def test_references_in_closed_form(files):
     assert rows["null", "median_photo"] == [5, 0]
     assert rows["red", "shift_1px"] == [0, 1]
     assert [reference for id, reference in rows if id == "null"] == ["nearest_photo", "median_photo"]
+
+
+def test_without_references_a_target_is_compared_with_the_others(files):
+    """Of a red, a blue and a dim red photograph and a caption: none is compared with itself."""
+    (files / "targets" / "targets.csv").write_text(
+        "id,kind,text,source\nred,photo,,made\nblue,photo,,made\ndim,photo,,made\nnull,caption,a blue sky,\n"
+    )
+    color(files / "targets" / "blue.png", 0, 0, 255)
+    color(files / "targets" / "dim.png", 128, 0, 0)
+    features = {"red": [1.0, 0, 0], "blue": [0, 0, 1.0], "dim": [0.5, 0, 0], "null": [0, 0, 1.0]}
+    save_file({key: torch.tensor(value) for key, value in features.items()}, files / "features.safetensors")
+    out = files / "out" / "references.csv"
+    run_references("mean", MeanColor(), files / "targets", files / "features.safetensors", out)
+    rows = {(row[1], row[2]): [float(cell) for cell in row[3:]] for row in numbers(out)}
+    assert rows["red", "nearest_photo"] == [0.25, 1]
+    assert rows["dim", "nearest_photo"] == [0.25, 1]
+    assert rows["blue", "nearest_photo"] == [1.25, 0]
+    assert rows["red", "median_photo"] == [1.125, 0.5]
+    assert rows["null", "nearest_photo"] == [0, 1]  # the blue photograph
+
+
+def test_without_references_one_photograph_is_too_few(files):
+    with pytest.raises(FeatspaceError, match="no other photograph to compare red with; add one, or set"):
+        run_references("mean", MeanColor(), files / "targets", files / "features.safetensors", files / "out.csv")
+    assert not (files / "out.csv").exists()
 
 
 def test_jpeg_copies_come_nearer_with_quality(photographs):

@@ -166,7 +166,7 @@ def test_missing_folder(models: Path) -> None:
 
 
 def test_fetch_lists_every_file(models: Path) -> None:
-    run_fetch(profile(), Path("data/tiny/weights.json"))
+    run_fetch(profile().networks, Path("data/tiny/weights.json"))
     first = Path("data/tiny/weights.json").read_bytes()
     found = json.loads(first)
     assert found["hub"] == []
@@ -177,27 +177,27 @@ def test_fetch_lists_every_file(models: Path) -> None:
     for entry in found["files"]:
         assert entry["sha256"] == sha256(Path(entry["path"]))
         assert entry["bytes"] == Path(entry["path"]).stat().st_size
-    run_fetch(profile(), Path("data/tiny/weights.json"))
+    run_fetch(profile().networks, Path("data/tiny/weights.json"))
     assert Path("data/tiny/weights.json").read_bytes() == first
 
 
 def test_fetch_from_another_working_directory(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny, root = profile(), Path.cwd()
-    run_fetch(tiny, Path("here.json"))
+    run_fetch(tiny.networks, Path("here.json"))
     monkeypatch.chdir("/")
-    run_fetch(tiny, root / "there.json", root)
+    run_fetch(tiny.networks, root / "there.json", root)
     assert (root / "there.json").read_bytes() == (root / "here.json").read_bytes()
 
 
 def test_fetch_without_manifest(models: Path) -> None:
-    run_fetch(profile(), Path("with.json"))
+    run_fetch(profile().networks, Path("with.json"))
     (models / "SHA256SUMS").unlink()
-    run_fetch(profile(), Path("without.json"))
+    run_fetch(profile().networks, Path("without.json"))
     assert Path("with.json").read_bytes() == Path("without.json").read_bytes()
 
 
 def test_failed_fetch_writes_nothing(models: Path) -> None:
     altered(models)
     with pytest.raises(FeatspaceError, match="altered"):
-        run_fetch(profile(), Path("data/tiny/weights.json"))
+        run_fetch(profile().networks, Path("data/tiny/weights.json"))
     assert not Path("data/tiny").exists()

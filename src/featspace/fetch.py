@@ -1,10 +1,10 @@
-"""What `featspace fetch` does: every weight file of a profile, got and verified."""
+"""What `featspace fetch` does: every weight file of a profile, or of a network, got and verified."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tqdm import tqdm
@@ -12,12 +12,11 @@ from tqdm import tqdm
 from featspace.files import atomic_file
 from featspace.hub import download, resolve
 from featspace.lock import LOCK, read_lock, write_lock
-from featspace.params import Profile
 from featspace.weights import listed_files
 
 
-def run_fetch(profile: Profile, out: Path, root: Path = Path(), report: Callable[[str], None] = print) -> None:
-    """Verifies the folders of weights that a profile names, gets the published ones, and lists them in a JSON file.
+def run_fetch(networks: Iterable[str], out: Path, root: Path = Path(), report: Callable[[str], None] = print) -> None:
+    """Verifies those networks that are folders of weights, gets the published ones, and lists them in a JSON file.
 
     The file holds `files` (path relative to `root`, sha256 and bytes of each, sorted; the whole manifest where
     there is one) and `hub` (what each published network is pinned to). `report` is given a line for each published
@@ -25,7 +24,7 @@ def run_fetch(profile: Profile, out: Path, root: Path = Path(), report: Callable
     did not know is recorded there. Raises UsageError and FeatspaceError as `weights.check_folder`, `hub.resolve` and
     `hub.download` do; then nothing is written but downloaded files in the libraries' caches.
     """
-    networks = {profile.prior, profile.judge, *(encoder.network for encoder in profile.encoders.values())}
+    networks = set(networks)
     published = sorted(name for name in networks if ":" in name and not (root / name).is_dir())
     found = listed_files(root / name for name in sorted(networks.difference(published)))
     entries = [

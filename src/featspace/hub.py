@@ -46,6 +46,9 @@ PIPELINE = (  # what is needed of Stable Diffusion: no safety checker, no half-p
     "vae/diffusion_pytorch_model.safetensors",
 )
 
+AUTOENCODER = ("config.json", "diffusion_pytorch_model.safetensors")
+PRIORS = {"diffusers": ("diffusers:<repo>", PIPELINE), "autoencoder": ("autoencoder:<repo>", AUTOENCODER)}
+
 
 class Source(NamedTuple):
     """Where a network is published, as its family's module in `featspace.networks` knows."""
@@ -186,10 +189,10 @@ def _choose(source: Source, names: list[str]) -> tuple[list[str], list[str]]:
 
 def _source(network: str) -> Source:
     family, _, name = network.partition(":")
-    if family == "diffusers":
-        return Source(name, PIPELINE)
+    if family in PRIORS:
+        return Source(name, PRIORS[family][1])
     if family not in FAMILIES:
-        known = {**FAMILIES, "diffusers": "diffusers:<repo>"}
+        known = FAMILIES | {key: form for key, (form, _) in PRIORS.items()}
         choices = f"name a folder, or {', '.join(known.values())}"
         raise UsageError(f"{network}: no such kind of network{suggest(family, known)}; {choices}")
     return importlib.import_module(f"featspace.networks.{family}").source(name)

@@ -72,6 +72,7 @@ class PhotoParams(Section):
 
 
 class SimilarityParams(Section):
+    photographs: Text | None = None  # folder of reference features, <encoder>.safetensors; null: the other targets'
     jpeg: list[Quality] = Field([95, 75, 50], min_length=1)  # qualities of the reference copies
     bootstrap: int = Field(2000, ge=1)  # resamples of an interval
 
@@ -94,6 +95,11 @@ class Profile(Section):
         if not self.photos and not self.captions:
             raise ValueError("photos and captions are both empty: name at least one target")
         return self
+
+    @property
+    def networks(self) -> set[str]:
+        """Every network that the profile names."""
+        return {self.prior, self.judge, *(encoder.network for encoder in self.encoders.values())}
 
     def encoder(self, name: str) -> EncoderParams:
         """Raises UsageError, which lists the encoders, if there is none of that name."""

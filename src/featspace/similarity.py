@@ -172,20 +172,28 @@ def run_references(
     encoder: Encoder,
     targets: Path,
     features_file: Path,
-    reference_features: Path,
     out: Path,
+    reference_features: Path | None = None,
     jpeg: Sequence[int] = (95, 75, 50),
 ) -> None:
     """Writes a CSV with tables.REFERENCES' columns: what a distance and a cosine mean, for each target.
 
-    nearest_photo: the smallest distance and the largest cosine over held-out photographs (not necessarily of
+    nearest_photo: the smallest distance and the largest cosine over reference photographs (not necessarily of
     the same one); median_photo: the medians over them; jpeg_<quality>, shift_1px: copies of the target
-    photograph itself. reference_features: safetensors with `features` (N, D). Raises FeatspaceError for files
-    that are missing, damaged or do not match.
+    photograph itself. reference_features: safetensors with `features` (N, D); without it the references are the
+    other targets' photographs. Raises FeatspaceError for files that are missing, damaged or do not match.
     """
-    held_out = read_photographs(reference_features, encoder.dim)
+    wanted = targets_with_features(encoder, targets, features_file)
+    photographs = None if reference_features is None else read_photographs(reference_features, encoder.dim)
     rows: list[tuple[str, str, str, float, float]] = []
-    for target, feature in targets_with_features(encoder, targets, features_file):
+    for target, feature in wanted:
+        held_out = photographs
+        if held_out is None:
+            others = [own for other, own in wanted if other.kind == "photo" and other.id != target.id]
+            if not others:
+                alone = f"no other photograph to compare {target.id} with"
+                raise FeatspaceError(f"{targets}: {alone}; add one, or set similarity.photographs")
+            held_out = torch.stack(others)
         distances = squared_distance(held_out, feature).numpy()
         cosines = cosine_similarity(held_out, feature).numpy()
         rows.append((name, target.id, "nearest_photo", distances.min(), cosines.max()))

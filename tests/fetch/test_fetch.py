@@ -31,10 +31,24 @@ from tiny_project import (
     write_params,
 )
 
+from featspace.cli import main
 from featspace.decoding import load_pipeline
 from featspace.encoders import load_encoder
 from featspace.files import sha256
 from featspace.lock import LOCK, read_lock
+
+
+def test_networks_that_no_profile_names(hub: LocalHub, capsys: pytest.CaptureFixture, published: dict) -> None:
+    """A network by its name, and an autoencoder on its own, which needs no pipeline around it."""
+    files = published["repositories"]["org/tiny-sd"]
+    alone = {Path(name).name: content for name, content in files.items() if name.startswith("vae/")}
+    hub.add("org/tiny-vae", alone | {"README.md": b"not needed"})
+    write_params()
+    main(["fetch", RESNET, "autoencoder:org/tiny-vae", "--profile", "tiny", "--out", "data/weights.json"])
+    pins = read_lock(Path())
+    assert list(pins) == ["autoencoder:org/tiny-vae", RESNET]
+    assert pins["autoencoder:org/tiny-vae"].files.keys() == alone.keys()
+    assert len(capsys.readouterr().out.splitlines()) == 3
 
 
 def test_everything(hub: LocalHub, tmp_path: Path, capsys: pytest.CaptureFixture, published: dict) -> None:

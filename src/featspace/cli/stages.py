@@ -23,12 +23,22 @@ from featspace.cli.options import (
 
 
 @app.command()
-def fetch(out: Out, profile: ProfileName = "mini", params: ParamsFile = None) -> None:
-    """Download what a profile needs, verify every weight file against its SHA-256, and list them."""
+def fetch(
+    out: Out,
+    networks: Annotated[
+        list[str] | None, typer.Argument(help="In place of the profile's: folders, timm:…, …", show_default=False)
+    ] = None,
+    profile: ProfileName = "mini",
+    params: ParamsFile = None,
+) -> None:
+    """Download what a profile needs, verify every weight file against its SHA-256, and list them.
+
+    Example: featspace fetch autoencoder:madebyollin/taesd --out taesd.json
+    """
     from featspace.fetch import run_fetch
 
     loaded, chosen = open_profile(params, profile)
-    run_fetch(chosen, out, loaded.root, typer.echo)
+    run_fetch(networks or chosen.networks, out, loaded.root, typer.echo)
 
 
 @app.command()
@@ -73,7 +83,6 @@ def references(
     encoder: EncoderName,
     targets: Targets,
     features: Features,
-    photographs: Annotated[Path, typer.Option(help="Features of held-out photographs (.safetensors).")],
     out: Out,
     profile: ProfileName = "mini",
     params: ParamsFile = None,
@@ -82,8 +91,10 @@ def references(
     from featspace.similarity import run_references
 
     loaded, chosen = open_profile(params, profile)
-    jpeg = chosen.similarity.jpeg
-    run_references(encoder, open_encoder(loaded, chosen, encoder), targets, features, photographs, out, jpeg)
+    folder = chosen.similarity.photographs
+    photographs = None if folder is None else loaded.root / folder / f"{encoder}.safetensors"
+    network = open_encoder(loaded, chosen, encoder)
+    run_references(encoder, network, targets, features, out, photographs, chosen.similarity.jpeg)
 
 
 @app.command()

@@ -44,7 +44,7 @@ def explain(best: pd.DataFrame, references: Path) -> str:
     lines = (
         f"Numbers: cosine similarity of the saved image’s feature to the target’s, encoder “{encoder}”; "
         f"median {best['cosine'].median():.3f} over {len(best)} images.",
-        f"For comparison, the most similar held-out photograph: "
+        f"For comparison, the most similar other photograph: "
         f"median {nearest.median():.3f} over {len(nearest)} targets.",
     )
     return "\n".join(textwrap.fill(line, 125) for line in lines)

@@ -11,7 +11,7 @@ from torch import nn
 from featspace import decoding, plan
 from featspace.architectures import blank_prior
 from featspace.cli import main
-from featspace.devices import choose_device
+from featspace.devices import GIB, choose_device
 from featspace.encoders import load_encoder
 from featspace.errors import FeatspaceError
 from featspace.pipeline import load_pipeline
@@ -70,6 +70,23 @@ def test_half_precision_halves_weights_and_recomputing_spares_memory_for_operati
 
 def test_a_matrix_rate_is_measured():
     assert 1e8 < matrix_rate(torch.device("cpu"), torch.float32, seconds=0.05) < 1e14
+
+
+@pytest.mark.parametrize(
+    ("encoder", "limit", "spared"),
+    [("open_clip:RN50/openai", 11, 4), ("torchvision:vit_h_14/IMAGENET1K_SWAG_E2E_V1", 22, 12)],
+)
+def test_one_image_of_the_paper_fits_a_consumer_card(encoder, limit, spared):
+    """Weights and kept activations in GiB, with the paper's networks in their real shapes."""
+    with torch.device("meta"):
+        prior = blank_prior("diffusers:CompVis/stable-diffusion-v1-4", dtype=torch.bfloat16)
+        network = load_encoder(encoder, weights=False)
+    cost = evaluation_cost(prior, network)
+    assert (cost.weights + cost.kept) / GIB < 0.85 * limit
+    for part in (prior.unet, prior.vae):
+        part.enable_gradient_checkpointing()
+    cost = evaluation_cost(prior, network)
+    assert (cost.weights + cost.kept) / GIB < spared
 
 
 def test_the_batch_follows_from_the_free_memory():

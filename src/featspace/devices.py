@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import platform
+import re
 import warnings
+from pathlib import Path
 
 import torch
 
@@ -38,11 +40,13 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU's model, or the processor's kind and the number of threads."""
+    """The GPU's model, or the processor's and the number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    threads = torch.get_num_threads()
-    return f"{platform.machine()} CPU, {threads} thread{'s' if threads > 1 else ''}"
+    known = Path("/proc/cpuinfo")  # of Linux; elsewhere platform knows
+    model = re.search(r"^model name\s*: (.+)$", known.read_text(), re.MULTILINE) if known.is_file() else None
+    cpu, threads = model[1] if model else platform.processor() or platform.machine(), torch.get_num_threads()
+    return f"{cpu}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -102,7 +102,7 @@ def test_pipeline_as_a_diffusers_user_calls_it(project):
     pipeline = FeatureDecodingPipeline.from_pretrained(project / "data/models/prior", dtype=torch.float32)
     encoder, seen = load_encoder(str(project / "data/models/resnet")), []
     target = encoder(to_tensor(read_image(project / "photo.jpg"))[None])
-    schedule = {"steps": 3, "recurrences": 1, "emphasis_steps": 0}
+    schedule = {"preset": "paper", "steps": 3, "recurrences": 1, "emphasis_steps": 0}
     out = pipeline(
         target,
         encoder,

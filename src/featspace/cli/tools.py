@@ -24,9 +24,12 @@ def decode(
     ] = None,
     text: Annotated[list[str] | None, typer.Option("--text", help="A caption, for encoders with a text tower.")] = None,
     samples: Annotated[int | None, typer.Option(help="Images a target.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Noise levels visited.")] = None,
-    recurrences: Annotated[int | None, typer.Option(help="Guided evaluations a noise level.")] = None,
-    weight: Annotated[float | None, typer.Option(help="Guidance weight w.")] = None,
+    preset: Annotated[str | None, typer.Option(help="fast or paper.")] = None,
+    evaluations: Annotated[int | None, typer.Option(help="Of fast: guided evaluations an image.")] = None,
+    stop_at: Annotated[float | None, typer.Option(help="Of fast: squared distance at which an image is done.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Of paper: noise levels visited.")] = None,
+    recurrences: Annotated[int | None, typer.Option(help="Of paper: guided evaluations a noise level.")] = None,
+    weight: Annotated[float | None, typer.Option(help="Of paper: guidance weight w.")] = None,
     batch: Annotated[int | None, typer.Option(help="Images decoded at once.")] = None,
     precision: Annotated[str | None, typer.Option(help="Of the prior: float32 or bfloat16.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
@@ -44,6 +47,9 @@ def decode(
     """
     loaded, chosen = open_profile(params, profile)
     given = {
+        "preset": preset,
+        "evaluations": evaluations,
+        "stop_at": stop_at,
         "samples": samples,
         "steps": steps,
         "recurrences": recurrences,
@@ -53,7 +59,9 @@ def decode(
         "device": device,
         "emphasis_steps": None if steps is None else min(steps, chosen.decode.emphasis_steps),
     }
-    settings = chosen.decode.revised(**{key: value for key, value in given.items() if value is not None})
+    given = {key: value for key, value in given.items() if value is not None}
+    settings = chosen.decode.revised(**given)
+    settings.refuse_idle(given)
     loaded = loaded if seed is None else replace(loaded, seed=seed)
 
     from featspace.decoding import encoder_params, run_decode

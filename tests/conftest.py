@@ -95,6 +95,7 @@ def project(tmp_path_factory) -> Path:
         "encoders": {"clip": {"network": "data/models/clip"}, "resnet": {"network": "data/models/resnet"}},
         "judge": "data/models/judge",
         "decode": {
+            "preset": "paper",
             "steps": 3,
             "recurrences": 1,
             "emphasis_steps": 1,

@@ -48,6 +48,15 @@ def test_default_schedule_is_the_papers() -> None:
     assert decode.guidance_weight == 4.0
 
 
+def test_what_a_preset_does_not_take_is_refused() -> None:
+    fast, paper = DecodeParams(), DecodeParams(preset="paper")
+    assert fast.options == {"evaluations": 128, "stop_at": None} and "steps" in paper.options
+    with pytest.raises(UsageError, match="steps is of the preset paper, not of fast"):
+        fast.refuse_idle({"samples": 2, "steps": 5})
+    with pytest.raises(UsageError, match="evaluations is of the preset fast, not of paper"):
+        paper.refuse_idle({"evaluations": 5})
+
+
 def test_shipped_file() -> None:
     mini = Params.load(SHIPPED).profile("mini")
     assert len(mini.photos) >= 8 and len(mini.captions) >= 4
@@ -69,7 +78,7 @@ WRONG = [
     ("steps: 20", "steps: true", "tiny.decode.steps is True: it must be a whole number"),
     ("steps: 20", "steps: 2", "tiny.decode.emphasis_steps is 3: it must be at most steps, 2"),
     ("steps: 20", "stepz: 20", "decode.stepz: 20 is not a parameter (did you mean steps?); there are: "),
-    ("steps: 20", "preset: fast", "tiny.decode.preset is 'fast': it must be 'paper'"),
+    ("steps: 20", "preset: slow", "tiny.decode.preset is 'slow': it must be 'fast' or 'paper'"),
     ("steps: 20", "samples: 0", "tiny.decode.samples is 0: it must be at least 1"),
     ("guidance_weight: 2", "guidance_weight: -1", "net.guidance_weight is -1: it must be at least 0"),
     ("guidance_weight: 2", "guidance_weight: .inf", "net.guidance_weight is inf: it must be finite"),

@@ -98,11 +98,30 @@ def test_an_image_depends_on_its_seed_and_not_on_the_batch(tmp_path, project):
     assert abs(pixels("a/photo-0.png") - pixels("c/photo-0.png")).max() > 8
 
 
+def test_the_preset_fast_stops_where_it_is_told_and_does_not_depend_on_the_batch(tmp_path, capsys, project):
+    common = ["photo.jpg", "--encoder", "resnet", "--preset", "fast", "--evaluations", "5", "--samples", "3"]
+    main(["decode", *common, "--batch", "3", "--out", str(tmp_path / "a")])
+    trace = pd.read_parquet(tmp_path / "a" / "trace.parquet")
+    first = trace.query("evaluation == 0").set_index("sample")["distance_before"]
+    assert trace.groupby("sample").size().tolist() == [5, 5, 5] and trace["distance_after"].isna().all()
+    stop_at = str(first.nsmallest(2).mean())  # between the two nearest: one sample stops at its first evaluation
+    main(["decode", *common, "--batch", "2", "--out", str(tmp_path / "b"), "--stop-at", stop_at])
+    decoded = pd.read_csv(tmp_path / "b" / "decoded.csv").set_index("sample")
+    stopped = pd.read_parquet(tmp_path / "b" / "trace.parquet")
+    assert decoded["evaluations"].tolist() == stopped.groupby("sample").size().tolist()
+    assert decoded.loc[first.idxmin(), "evaluations"] == 1
+    whole = trace.merge(stopped, on=["sample", "evaluation"])
+    np.testing.assert_allclose(whole["distance_before_x"], whole["distance_before_y"], rtol=1e-3)
+    with pytest.raises(SystemExit):
+        main(["decode", *common, "--steps", "4", "--out", str(tmp_path / "c")])
+    assert "steps is of the preset paper, not of fast" in capsys.readouterr().err
+
+
 def test_pipeline_as_a_diffusers_user_calls_it(project):
     pipeline = FeatureDecodingPipeline.from_pretrained(project / "data/models/prior", dtype=torch.float32)
     encoder, seen = load_encoder(str(project / "data/models/resnet")), []
     target = encoder(to_tensor(read_image(project / "photo.jpg"))[None])
-    schedule = {"steps": 3, "recurrences": 1, "emphasis_steps": 0}
+    schedule = {"preset": "paper", "steps": 3, "recurrences": 1, "emphasis_steps": 0}
     out = pipeline(
         target,
         encoder,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import skimage.data
 import timm
@@ -16,6 +17,7 @@ from featspace.errors import FeatspaceError
 from featspace.features import run_features
 from featspace.images import square
 from featspace.similarity import (
+    certified,
     cosine_similarity,
     jpeg_copy,
     run_references,
@@ -176,6 +178,19 @@ def test_references_in_closed_form(files):
     assert rows["null", "median_photo"] == [5, 0]
     assert rows["red", "shift_1px"] == [0, 1]
     assert [reference for id, reference in rows if id == "null"] == ["nearest_photo", "median_photo"]
+
+
+def test_a_certificate_says_which_references_an_image_is_nearer_than():
+    key = {"encoder": "net", "image": "best"}
+    table = pd.DataFrame([{**key, "id": "cat", "distance": d} for d in (0.5, 1.0, 3.0)] + [{**key, "id": "caption"}])
+    table.loc[3, "distance"] = 4.0
+    limits = [("cat", "nearest_photo", 2.0), ("cat", "jpeg_75", 1.0), ("caption", "nearest_photo", 5.0)]
+    references = pd.DataFrame([("net", *row) for row in limits] + [("other", "cat", "jpeg_75", 9.0)])
+    references.columns = ["encoder", "id", "reference", "distance"]
+    result = certified(table, references)
+    assert result["nearer_than_nearest_photo"].tolist() == [1, 1, 0, 1]
+    assert result["nearer_than_jpeg_75"].tolist()[:3] == [1, 0, 0]  # as near is not nearer
+    assert result["nearer_than_jpeg_75"].isna().tolist() == [False, False, False, True]
 
 
 def test_without_references_a_target_is_compared_with_the_others(files):

@@ -17,11 +17,11 @@ from featspace.devices import choose_device, free_memory
 from featspace.encoders import Encoder, load_encoder
 from featspace.errors import FeatspaceError, one_line
 from featspace.features import gather_features
-from featspace.guidance import Decoded, Schedule
+from featspace.guidance import Decoded
 from featspace.images import read_image, save_png
 from featspace.params import DecodeParams, EncoderParams, Params, Profile
 from featspace.pipeline import FeatureDecodingPipeline, as_saved, load_pipeline
-from featspace.plan import fitting_batch
+from featspace.plan import evaluations_of, fitting_batch
 from featspace.similarity import cosine_similarity, look, squared_distance
 from featspace.tables import write_table
 from featspace.unfinished import Unfinished, resumable_dir
@@ -86,8 +86,7 @@ def run_decode(
         pipeline = load_pipeline(profile.prior, params.root, decode.precision, device)
         jobs = [(name, sample) for name in features for sample in range(decode.samples)]
         waiting = [job for job in jobs if not work.is_finished(_stem(job))]
-        options = decode.model_dump(include={"steps", "recurrences", "emphasis_steps", "emphasis_recurrences"})
-        evaluations = Schedule.spaced(pipeline.prior().alpha_bars, **options).evaluations
+        evaluations = evaluations_of(decode, pipeline.prior().alpha_bars)
         done = len(jobs) - len(waiting)
         batch = fitting_batch(pipeline.prior(), network, free_memory(device), min(decode.batch, len(waiting)))
         if waiting and batch == 0:
@@ -103,11 +102,12 @@ def run_decode(
                         torch.stack([features[name] for name, _ in part]),
                         network,
                         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+                        preset=decode.preset,
                         guidance_weight=weight,
                         clip_std=settings.clip_std,
                         callback_on_step_end=_Watch(progress, [_stem(job) for job in part]),
                         output_type="pt",
-                        **options,
+                        **decode.options,
                     ).decoded
                 except (torch.OutOfMemoryError, MemoryError) as error:
                     batch = _spare_memory(pipeline, len(part), error)
@@ -161,7 +161,7 @@ class _Watch:
         self.failures = torch.zeros(len(names), dtype=torch.int64)
 
     def __call__(self, _pipeline, _index: int, timestep: int, seen: dict) -> None:
-        now = torch.minimum(seen["distance_before"], seen["distance_after"])
+        now = torch.fmin(seen["distance_before"], seen["distance_after"])
         self.nearest = now if self.nearest is None else torch.fmin(self.nearest, now)
         self.progress.set_postfix(t=timestep, distance=f"{self.nearest.median().item():.4g}", refresh=False)
         self.progress.update(len(self.names))
@@ -195,7 +195,7 @@ def _save(part: list[tuple[str, int]], seeds: list[int], decoded: Decoded, work:
             "id": name,
             "sample": sample,
             "seed": seeds[i],
-            "evaluations": decoded.evaluations,
+            "evaluations": decoded.evaluations[i].item(),
             "unguided": decoded.unguided[i].item(),
             "distance": decoded.distances[i].item(),
             "t": decoded.timesteps[i].item(),
@@ -206,7 +206,7 @@ def _save(part: list[tuple[str, int]], seeds: list[int], decoded: Decoded, work:
 
 
 def _trace(name: str, sample: int, decoded: Decoded, index: int) -> pd.DataFrame:
-    timesteps, before, after = zip(*decoded.trace, strict=True)
+    timesteps, before, after = zip(*decoded.trace[: decoded.evaluations[index]], strict=True)
     return pd.DataFrame(
         {
             "id": name,

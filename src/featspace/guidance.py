@@ -7,12 +7,14 @@ The method knows neither the networks nor the preprocessing: it takes three func
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from featspace.errors import FeatspaceError, UsageError
+
+NEVER_FINITE = "the feature distance was never finite: check the target feature and the encoder for NaN"
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Evaluation:
     distance_before: torch.Tensor
     """ℓ(x̂) of the unguided estimate, (N,)."""
     distance_after: torch.Tensor
-    """ℓ(x̂) once the noise prediction was corrected, (N,)."""
+    """ℓ(x̂) once the noise prediction was corrected, (N,); NaN from the preset `fast`, which does not decode it."""
     guided: torch.Tensor
     """False where the gradient was not finite, so that the correction was left out, (N,)."""
 
@@ -91,9 +93,10 @@ class Decoded:
     last_distances: torch.Tensor
     latents: torch.Tensor
     """The last latent, (N, C, h, w)."""
-    evaluations: int
+    evaluations: torch.Tensor
+    """Guided evaluations spent, (N,)."""
     trace: list[tuple[int, torch.Tensor, torch.Tensor]] = field(repr=False)
-    """Timestep, distance before and distance after, of each evaluation."""
+    """Timestep, distance before and distance after, of each evaluation; NaN where there was none."""
     unguided: torch.Tensor
     """Evaluations left unguided because the gradient was not finite, (N,)."""
 
@@ -134,8 +137,8 @@ def guided_decode(
             clean = _clean(z, corrected_eps, alpha_bar)
             corrected = decode_latents(clean)
             after = distance(corrected)
-            best = _nearest(best, image, before, t, recurrence)
-            best = _nearest(best, corrected, after, t, recurrence + 0.5)
+            best = nearest(best, image, before, t, recurrence)
+            best = nearest(best, corrected, after, t, recurrence + 0.5)
             trace.append((t, before, after))
             if callback is not None:
                 callback(Evaluation(index, t, recurrence, z, before, after, finite))
@@ -144,10 +147,11 @@ def guided_decode(
             if recurrence < repeats - 1:
                 z = (1 - beta) ** 0.5 * z + beta**0.5 * draw_noise()
     if not torch.isfinite(best[1]).all():
-        raise FeatspaceError("the feature distance was never finite: check the target feature and the encoder for NaN")
+        raise FeatspaceError(NEVER_FINITE)
     with torch.no_grad():
         last = decode_latents(z)
-        return Decoded(*best, last, distance(last), z, schedule.evaluations, trace, unguided)
+        spent = torch.full_like(unguided, schedule.evaluations)
+        return Decoded(*best, last, distance(last), z, spent, trace, unguided)
 
 
 def conditioned(gradient: torch.Tensor, eps: torch.Tensor, clip_std: float | None) -> torch.Tensor:
@@ -180,7 +184,9 @@ def _ancestral(z: torch.Tensor, eps: torch.Tensor, alpha_bar: float, beta: float
     return (z - beta / (1 - alpha_bar) ** 0.5 * eps) / (1 - beta) ** 0.5
 
 
-def _nearest(best: tuple | None, images: torch.Tensor, distances: torch.Tensor, t: int, recurrence: float) -> tuple:
+def nearest(
+    best: Sequence[torch.Tensor] | None, images: torch.Tensor, distances: torch.Tensor, t: int, recurrence: float
+) -> tuple[torch.Tensor, ...]:
     """The nearer of the best seen so far and `images`, a sample apart; the earlier one on a tie."""
     steps = torch.full_like(distances, t, dtype=torch.int64)
     visits = torch.full_like(distances, recurrence)

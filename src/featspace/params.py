@@ -36,9 +36,12 @@ class EncoderParams(Section):
 
 
 class DecodeParams(Section):
-    """The guided decoder's schedule. The defaults are the paper's: 12,960 guided evaluations an image."""
+    """How the guided decoder goes about it: `fast` by its budget, `paper` by its schedule (12,960 evaluations)."""
 
-    preset: Literal["paper"] = "paper"
+    preset: Literal["fast", "paper"] = "fast"
+    evaluations: int = Field(128, ge=2)  # of preset fast: guided evaluations an image
+    stop_at: float | None = Field(None, ge=0)  # of preset fast: squared distance at which an image is done; null: never
+    # Of preset paper:
     steps: int = Field(1000, ge=2, le=1000)  # of the 1000 that the prior was trained with
     recurrences: int = Field(8, ge=1)  # evaluations a step
     emphasis_steps: int = Field(5, ge=0)  # the first steps, with evaluations of their own number:
@@ -48,6 +51,20 @@ class DecodeParams(Section):
     batch: int = Field(8, ge=1)  # images decoded at once, at most; it changes the speed only
     precision: Literal["float32", "bfloat16"] = "float32"  # of the prior; the encoder is always float32
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU if there is one
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the preset itself takes: its budget, or its schedule."""
+        schedule = {"steps", "recurrences", "emphasis_steps", "emphasis_recurrences"}
+        return self.model_dump(include={"evaluations", "stop_at"} if self.preset == "fast" else schedule)
+
+    def refuse_idle(self, given: Iterable[str]) -> None:
+        """Raises UsageError if one of the parameters `given` has no effect in this preset."""
+        own = {"fast": ("evaluations", "stop_at"), "paper": ("steps", "recurrences", "guidance_weight")}
+        for preset, names in own.items():
+            for name in names:
+                if preset != self.preset and name in given:
+                    raise UsageError(f"{name} is of the preset {preset}, not of {self.preset}: name that preset too")
 
     def revised(self, **changes: Any) -> DecodeParams:
         """These parameters with some of another value. Raises UsageError for one that is out of range."""

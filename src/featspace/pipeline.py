@@ -17,6 +17,7 @@ from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from featspace.errors import FeatspaceError, UsageError
+from featspace.fast import fast_decode
 from featspace.guidance import Decoded, Evaluation, Schedule, guided_decode
 from featspace.hub import obtain
 from featspace.networks import explained
@@ -39,14 +40,16 @@ class FeatureDecodingOutput(BaseOutput):
 class FeatureDistance:
     """ℓ(x) = ‖f(x) − f*‖² of images in [−1, 1] that are clamped and rounded to 8 bits first, as a saved file is.
 
-    The rounding passes gradients straight through. `features` is (N, D), one target a sample.
+    The rounding passes gradients straight through. `features` is (N, D), one target a sample; `rows` says of which
+    samples the images are, by default of all.
     """
 
     def __init__(self, encoder: Callable[[torch.Tensor], torch.Tensor], features: torch.Tensor):
         self.encoder, self.features = encoder, features
 
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        return (self.encoder(as_saved(images)) - self.features).float().square().sum(1)
+    def __call__(self, images: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
+        features = self.features if rows is None else self.features[rows]
+        return (self.encoder(as_saved(images)) - features).float().square().sum(1)
 
 
 def as_saved(images: torch.Tensor) -> torch.Tensor:
@@ -90,6 +93,9 @@ class FeatureDecodingPipeline(DiffusionPipeline):
         encoder: Callable[[torch.Tensor], torch.Tensor],
         *,
         prompt: str = "",
+        preset: str = "fast",
+        evaluations: int = 128,
+        stop_at: float | None = None,
         steps: int = 1000,
         recurrences: int = 8,
         emphasis_steps: int = 5,
@@ -103,13 +109,17 @@ class FeatureDecodingPipeline(DiffusionPipeline):
     ) -> FeatureDecodingOutput | tuple:
         """Decodes `features` (N, D), one image each; for several images of a feature repeat its row.
 
-        `encoder` maps images (N, 3, H, W) in [0, 1] to (N, D), differentiably. The schedule's defaults are the
-        paper's 12,960 guided evaluations. `generator`: one a sample makes an image independent of its batch.
+        `encoder` maps images (N, 3, H, W) in [0, 1] to (N, D), differentiably. `preset` is "fast" (`fast.fast_decode`:
+        `evaluations`, `stop_at`) or "paper" (`guidance.guided_decode`: `steps` to `clip_std`, by default the published
+        12,960 evaluations). `generator`: one a sample makes an image independent of its batch.
         `callback_on_step_end(pipeline, index, timestep, {"latents", "distance_before", "distance_after", "guided"})` is
         called after each guided evaluation. `output_type` is "pil", "np" or "pt".
 
-        Raises UsageError for a schedule, weight or output type out of range, FeatspaceError for non-finite features.
+        Raises UsageError for a preset, budget, schedule, weight or output type out of range, FeatspaceError for
+        non-finite features.
         """
+        if preset not in ("fast", "paper"):
+            raise UsageError(f"preset is {preset!r}: it must be fast or paper")
         if output_type not in ("pil", "np", "pt"):
             raise UsageError(f"output_type is {output_type!r}: it must be pil, np or pt")
         if guidance_weight < 0:
@@ -120,7 +130,6 @@ class FeatureDecodingPipeline(DiffusionPipeline):
         if len(generators) != len(features):
             raise UsageError(f"{len(generators)} generators for {len(features)} features: give one, or one a feature")
         prior = self.prior(prompt)
-        schedule = Schedule.spaced(prior.alpha_bars, steps, recurrences, emphasis_steps, emphasis_recurrences)
 
         def draw_noise() -> torch.Tensor:
             rows = [torch.randn(prior.latent_shape, generator=g, device=g.device if g else "cpu") for g in generators]
@@ -132,16 +141,13 @@ class FeatureDecodingPipeline(DiffusionPipeline):
 
         for module in (self.unet, self.vae, self.text_encoder):
             module.requires_grad_(False).eval()
-        decoded = guided_decode(
-            prior.predict_noise,
-            prior.decode,
-            FeatureDistance(encoder, features.to(self.device)),
-            draw_noise,
-            schedule,
-            guidance_weight,
-            clip_std,
-            observe if callback_on_step_end else None,
-        )
+        networks = prior.predict_noise, prior.decode, FeatureDistance(encoder, features.to(self.device)), draw_noise
+        callback = observe if callback_on_step_end else None
+        if preset == "fast":
+            decoded = fast_decode(*networks, prior.alpha_bars, evaluations, stop_at, callback)
+        else:
+            schedule = Schedule.spaced(prior.alpha_bars, steps, recurrences, emphasis_steps, emphasis_recurrences)
+            decoded = guided_decode(*networks, schedule, guidance_weight, clip_std, callback)
         images = as_saved(decoded.images)
         if output_type != "pt":
             images = images.permute(0, 2, 3, 1).cpu().numpy()

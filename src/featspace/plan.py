@@ -72,6 +72,13 @@ def evaluation_cost(prior: Prior, encoder: Callable[[torch.Tensor], torch.Tensor
     )
 
 
+def evaluations_of(decode: DecodeParams, alpha_bars: torch.Tensor) -> int:
+    """Guided evaluations of one image, at most; `alpha_bars` is the prior's schedule, (T,)."""
+    if decode.preset == "fast":
+        return decode.evaluations
+    return Schedule.spaced(alpha_bars, **decode.options).evaluations
+
+
 def matrix_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:
     """Floating-point operations a second of a large matrix product on this device, measured; the best of a few."""
     size = 8192 if device.type == "cuda" else 1024
@@ -117,8 +124,7 @@ def describe(
     with torch.device("meta"):
         prior = blank_prior(profile.prior, params.root, dtype)
         cost = evaluation_cost(prior, load_encoder(encoder.network, params.root, weights=False).to("meta"))
-    options = decode.model_dump(include={"steps", "recurrences", "emphasis_steps", "emphasis_recurrences"})
-    evaluations = Schedule.spaced(prior.alpha_bars, **options).evaluations
+    evaluations = evaluations_of(decode, prior.alpha_bars)
     total = images * evaluations * cost.flops
     yield f"images       {images}"
     yield f"evaluations  {evaluations:,} an image, each {_flop(cost.flops)}; the prior in {decode.precision}"

@@ -141,12 +141,14 @@ def run_similarity(
     features_file: Path,
     decoded: Path,
     out: Path,
+    references: Path | None = None,
 ) -> None:
     """Writes a CSV with tables.SIMILARITY's columns: a row for the best and the last image of each sample.
 
     name: goes into the column `encoder`. targets: folder of targets.csv and <id>.png. features_file:
     safetensors, (D,) for each id. decoded: folder of decoded.csv, <id>-<sample>.png and, of the last latent,
-    <id>-<sample>-last.png. The measures are those of `compare`.
+    <id>-<sample>-last.png. The measures are those of `compare`. references: table of `run_references`, for each
+    image's certificate (`certified`).
     Raises FeatspaceError for files that are missing, damaged or do not match.
     """
     wanted = targets_with_features(encoder, targets, features_file)
@@ -164,7 +166,26 @@ def run_similarity(
             key = {"encoder": name, "id": target.id, "sample": sample, "kind": target.kind}
             rows += [{**key, "image": image, **row} for image, row in zip(files, measured, strict=True)]
     table = pd.DataFrame(rows, columns=list(SIMILARITY))
-    write_table(table.astype({"top1_agrees": "Int64", "judge_top1_agrees": "Int64"}), out)
+    table = table.astype({"top1_agrees": "Int64", "judge_top1_agrees": "Int64"})
+    if references is not None:
+        table = certified(table, read_table(references, REFERENCES))
+    write_table(table, out)
+
+
+def certified(table: pd.DataFrame, references: pd.DataFrame) -> pd.DataFrame:
+    """The table with a column `nearer_than_<reference>` for each reference, such as nearest_photo or jpeg_75.
+
+    1 if the image's squared distance to its target is less than that of the target's reference, else 0; empty where the
+    target has no such reference, as a caption has no JPEG copy. Both sides are measured alike, from 8-bit images.
+    """
+    limits = references.set_index(["encoder", "id", "reference"])["distance"].unstack()
+    own = limits.reindex(pd.MultiIndex.from_frame(table[["encoder", "id"]]))
+    columns = {}
+    for reference in sorted(limits):
+        limit = own[reference].reset_index(drop=True)
+        nearer = (table["distance"] < limit).astype("Int64")
+        columns[f"nearer_than_{reference}"] = nearer.where(limit.notna())
+    return table.assign(**columns)
 
 
 def run_references(

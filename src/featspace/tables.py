@@ -25,6 +25,30 @@ SIMILARITY = {
     "judge_top1_agrees": float,
 }
 SPEED = {"encoder": str, "way": str, "batch": int, "ms": float, "faster": float, "prior": str, "device": str}
+BENCH = {
+    "method": str,
+    "evaluations": int,
+    "weight": float,
+    "encoder": str,
+    "id": str,
+    "sample": int,
+    "distance": float,
+    "distance_jpeg": float,  # of the target's own JPEG copy, quality 75
+    "cosine": float,
+    "judge_cosine": float,
+    "top1_agrees": float,
+    "judge_top1_agrees": float,
+    "error": float,  # of the prior in denoising the image, over that of real photographs
+    "diversity": float,  # from the other samples of its target: root mean square of pixels in [0, 1]
+    "unet_forward": float,  # passes of an image
+    "unet_backward": float,
+    "vae_forward": float,
+    "vae_backward": float,
+    "encoder_forward": float,
+    "encoder_backward": float,
+    "seconds": float,
+    "device": str,
+}
 REFERENCES = {"encoder": str, "id": str, "reference": str, "distance": float, "cosine": float}
 
 

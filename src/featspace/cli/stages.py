@@ -67,6 +67,9 @@ def similarity(
     features: Features,
     decoded: Decoded,
     out: Out,
+    references: Annotated[
+        Path | None, typer.Option(help="Table of `featspace references`, to certify each image against.")
+    ] = None,
     profile: ProfileName = "mini",
     params: ParamsFile = None,
 ) -> None:
@@ -75,7 +78,8 @@ def similarity(
 
     loaded, chosen = open_profile(params, profile)
     judge = open_network(loaded, chosen, chosen.judge)
-    run_similarity(encoder, open_encoder(loaded, chosen, encoder), judge, targets, features, decoded, out)
+    network = open_encoder(loaded, chosen, encoder)
+    run_similarity(encoder, network, judge, targets, features, decoded, out, references)
 
 
 @app.command()

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from featspace.cli.options import ParamsFile, ProfileName, app, open_profile
+from featspace.cli.options import ParamsFile, ProfileName, Targets, app, open_profile
 
 
 @app.command()
@@ -24,9 +24,12 @@ def decode(
     ] = None,
     text: Annotated[list[str] | None, typer.Option("--text", help="A caption, for encoders with a text tower.")] = None,
     samples: Annotated[int | None, typer.Option(help="Images a target.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Noise levels visited.")] = None,
-    recurrences: Annotated[int | None, typer.Option(help="Guided evaluations a noise level.")] = None,
-    weight: Annotated[float | None, typer.Option(help="Guidance weight w.")] = None,
+    preset: Annotated[str | None, typer.Option(help="fast or paper.")] = None,
+    evaluations: Annotated[int | None, typer.Option(help="Of fast: guided evaluations an image.")] = None,
+    stop_at: Annotated[float | None, typer.Option(help="Of fast: squared distance at which an image is done.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Of paper: noise levels visited.")] = None,
+    recurrences: Annotated[int | None, typer.Option(help="Of paper: guided evaluations a noise level.")] = None,
+    weight: Annotated[float | None, typer.Option(help="Of paper: guidance weight w.")] = None,
     batch: Annotated[int | None, typer.Option(help="Images decoded at once.")] = None,
     precision: Annotated[str | None, typer.Option(help="Of the prior: float32 or bfloat16.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
@@ -44,6 +47,9 @@ def decode(
     """
     loaded, chosen = open_profile(params, profile)
     given = {
+        "preset": preset,
+        "evaluations": evaluations,
+        "stop_at": stop_at,
         "samples": samples,
         "steps": steps,
         "recurrences": recurrences,
@@ -53,7 +59,9 @@ def decode(
         "device": device,
         "emphasis_steps": None if steps is None else min(steps, chosen.decode.emphasis_steps),
     }
-    settings = chosen.decode.revised(**{key: value for key, value in given.items() if value is not None})
+    given = {key: value for key, value in given.items() if value is not None}
+    settings = chosen.decode.revised(**given)
+    settings.refuse_idle(given)
     loaded = loaded if seed is None else replace(loaded, seed=seed)
 
     from featspace.decoding import encoder_params, run_decode
@@ -94,3 +102,29 @@ def speed(
     table = out.with_name(f"{out.name}.csv")
     run_speed(chosen, batch or [1, 4, 16], table, loaded.root, compiled=compiled, evaluations=evaluations)
     run_speed_figure(table, out)
+
+
+@app.command()
+def bench(
+    targets: Targets,
+    out: Annotated[Path, typer.Option(help="Folder for the images, the tables and the plot; what is there is kept.")],
+    budget: Annotated[int, typer.Option(help="Guided evaluations of every method but fast.", min=4)] = 64,
+    curve: Annotated[list[int] | None, typer.Option(help="Budgets of fast; by default 16 to 256.", min=2)] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Methods, instead of all.")] = None,
+    photos: Annotated[int, typer.Option(help="How many of the target photographs.", min=1)] = 4,
+    samples: Annotated[int, typer.Option(help="Images a photograph.", min=1)] = 1,
+    profile: ProfileName = "mini",
+    params: ParamsFile = None,
+) -> None:
+    """Compare fast with other training-free methods, each tuned, from the same seeds, by what they save.
+
+    Taken up again where it was cut off. `--budget 12960 --only paper` is the published schedule.
+    """
+    from featspace.bench import jobs_of, run_bench, run_bench_summary
+    from featspace.figures.bench import run_bench_figure
+
+    loaded, chosen = open_profile(params, profile)
+    jobs = jobs_of(budget, curve or [16, 32, 64, 128, 256], only)
+    run_bench(loaded, chosen, targets, out, jobs, photos, samples)
+    run_bench_summary(out)
+    run_bench_figure(out / "bench.csv", out / "bench")

@@ -1,0 +1,95 @@
+"""The benchmark: what it counts and measures, and the methods that it compares, on a prior with closed forms."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+import torch
+from test_fast import BARS, gaussian_noise, match, painted
+from test_guidance import noise_of
+from toy_models import DTYPE
+
+from featspace.baselines import METHODS, Problem
+from featspace.bench import PASSES, Counted, describe, summarize
+from featspace.cli import main
+from featspace.encoders import load_encoder
+from featspace.images import read_image, to_tensor
+
+
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"best_of"}))
+def test_every_method_is_brought_nearer_by_its_weight(name):
+    target = torch.zeros(1, 3, 8, 8, dtype=DTYPE)
+
+    def nearest(weight):
+        method = METHODS[name][0]
+        distance = match(target)
+        problem = Problem(gaussian_noise, painted, lambda x: distance(x, torch.arange(1)), noise_of(1), BARS)
+        method(problem, 24, weight)
+        assert problem.distances == distance(problem.images, torch.arange(1))
+        return problem.distances
+
+    assert min(nearest(weight) for weight in METHODS[name][1]) < 0.8 * nearest(0.0)
+
+
+def test_the_best_of_more_samples_is_nearer():
+    target = torch.zeros(1, 3, 8, 8, dtype=DTYPE)
+
+    def nearest(count):
+        distance = match(target)
+        problem = Problem(gaussian_noise, painted, lambda x: distance(x, torch.arange(1)), noise_of(1), BARS)
+        METHODS["best_of"][0](problem, count, 0.0)
+        return problem.distances
+
+    assert nearest(8) < nearest(1)
+
+
+def test_passes_are_counted_forward_and_backward():
+    doubled = Counted(lambda x: 2 * x)
+    doubled(torch.ones(3, 1))
+    x = torch.ones(2, 1, requires_grad=True)
+    torch.autograd.grad(doubled(x).sum(), x)
+    assert (doubled.forward, doubled.backward) == (5, 2)
+
+
+def test_a_bench_counts_measures_and_goes_on(tmp_path, offline, capsys):
+    main(["targets", "--out", str(tmp_path / "targets")])
+    only = [word for method in ("fast", "paper", "mpgd") for word in ("--only", method)]
+    given = ["bench", "--targets", str(tmp_path / "targets"), "--out", str(tmp_path / "out"), "--photos", "1"]
+    main([*given, "--budget", "6", "--curve", "3", "--samples", "2", *only])
+    images = pd.read_csv(tmp_path / "out" / "images.csv")
+    assert len(images) == 2 * 2 * (1 + len(METHODS["paper"][1]) + len(METHODS["mpgd"][1]))  # encoders, samples, weights
+    passes = images.groupby("method")[list(PASSES)].mean().astype(int)
+    assert passes.loc["fast"].tolist()[:4] == [3, 3, 4, 3]  # the last latent is decoded once more
+    assert passes.loc["mpgd"].tolist() == [6, 0, 6, 6, 6, 6]
+    evaluations = passes.loc["paper", "unet_forward"]
+    assert passes.loc["paper"].tolist()[1:4] == [evaluations, 2 * evaluations + 1, evaluations]
+    row = images.query("method == 'fast' and encoder == 'resnet' and sample == 1").iloc[0]
+    encoder = load_encoder("data/models/resnet")
+    seen, target = (
+        encoder(to_tensor(read_image(path))[None])
+        for path in (tmp_path / f"out/fast-3-0/resnet/{row.id}-1.png", tmp_path / f"targets/{row.id}.png")
+    )
+    assert row.distance == pytest.approx((seen - target).square().sum().item(), rel=1e-4)
+    assert row.diversity > 0 and row.error > 0
+    written = (tmp_path / "out" / "images.csv").read_bytes()
+    main([*given, "--budget", "6", "--curve", "3", "--samples", "2", *only])
+    assert (tmp_path / "out" / "images.csv").read_bytes() == written  # with its times: nothing was decoded again
+    assert (tmp_path / "out" / "bench.png").exists() and "| mpgd | 6 |" in (tmp_path / "out" / "README.md").read_text()
+    with pytest.raises(SystemExit) as stop:
+        main([*given, "--only", "mgpd"])
+    assert stop.value.code == 2 and "no method mgpd; did you mean mpgd?" in capsys.readouterr().err
+
+
+def test_each_method_is_summarized_at_its_best_weight():
+    base = {"encoder": "net", "distance_jpeg": 2.0, "cosine": 0.9, "judge_cosine": 0.5, "judge_top1_agrees": 1}
+    base |= {"error": 1.0, "diversity": 0.1, "seconds": 1.0, "device": "a CPU"} | dict.fromkeys(PASSES, 4)
+    rows = [
+        base | {"method": "a", "evaluations": 4, "weight": weight, "id": id, "sample": 0, "distance": distance}
+        for weight, distances in ((0.1, (4.0, 6.0, 8.0)), (0.2, (1.0, 1.5, 9.0)))
+        for id, distance in zip("xyz", distances, strict=True)
+    ]
+    table = summarize(pd.DataFrame(rows))
+    assert table[["method", "weight", "images"]].to_numpy().tolist() == [["a", 0.2, 3]]
+    assert table.loc[0, ["ratio", "ratio_worst", "nearer_than_jpeg_75"]].tolist() == pytest.approx([0.75, 4.5, 2 / 3])
+    assert "| a | 4 | 0.2 | 0.75 [" in describe(table, pd.DataFrame(rows))
+    assert len(summarize(pd.DataFrame(rows), tuned=False)) == 2

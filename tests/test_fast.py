@@ -1,0 +1,159 @@
+"""The preset `fast`: against a prior with closed forms, against the paper's preset, and its invariants."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from test_guidance import alpha_bars, noise_of, toys
+from test_guidance import decode as paper_decode
+from toy_models import DTYPE, ToyEncoder, target_feature
+
+from featspace import fast
+from featspace.errors import FeatspaceError, UsageError
+from featspace.fast import fast_decode, noise_levels, step_size
+
+BARS = alpha_bars(1000)
+CENTER, SPREAD = 0.3, 0.5
+
+
+def gaussian_noise(z: torch.Tensor, t: int) -> torch.Tensor:
+    """The exact noise prediction where latents are normal with mean CENTER and standard deviation SPREAD."""
+    bar = BARS[t]
+    return (1 - bar).sqrt() * (z - bar.sqrt() * CENTER) / (bar * SPREAD**2 + 1 - bar)
+
+
+def painted(z: torch.Tensor) -> torch.Tensor:
+    """Latents as images of three channels: the fourth is seen by no encoder."""
+    return z[:, :3]
+
+
+def match(target: torch.Tensor):
+    return lambda images, rows: (images - target[rows]).square().flatten(1).sum(1)
+
+
+def decode(seeds=(3,), targets=None, evaluations=30, distance=None, **options):
+    targets = target_feature(5) if targets is None else targets
+    unet, vae, _ = toys(5, 20, targets)
+    encoder = ToyEncoder(5)
+    distance = distance or (lambda x, rows: (encoder(x) - targets[rows]).square().sum(1))
+    return fast_decode(unet, vae, distance, noise_of(*seeds), alpha_bars(20), evaluations, **options)
+
+
+def exact(evaluations=60, seeds=(1,), target=0.0, **options):
+    wanted = torch.full((len(seeds), 3, 8, 8), target, dtype=DTYPE)
+    return fast_decode(gaussian_noise, painted, match(wanted), noise_of(*seeds), BARS, evaluations, **options)
+
+
+def test_levels_go_from_the_noisiest_to_the_finest_in_even_steps():
+    levels = noise_levels(BARS, 64)
+    sigmas = ((1 - BARS[levels]) / BARS[levels]).sqrt()
+    assert levels[0] == 999 and levels == sorted(levels, reverse=True)
+    assert sigmas[-1] == pytest.approx(fast.FINEST, rel=0.05)
+    np.testing.assert_allclose(np.diff(sigmas ** (1 / fast.SPACING)), np.diff(sigmas ** (1 / 3)).mean(), atol=0.01)
+
+
+def test_steps_grow_as_the_budget_shrinks_up_to_double():
+    assert [step_size(n) for n in (128, 512, 32, 16)] == [0.1, 0.05, 0.2, 0.2]
+
+
+def test_without_guidance_it_follows_the_probability_flow(monkeypatch):
+    """Of a Gaussian prior that is u(σ) − μ ∝ √(s² + σ²) (Karras et al. 2022, eq. 4 solved)."""
+    monkeypatch.setattr(fast, "RATE", 0.0)
+    result = exact(evaluations=1000)
+    start = noise_of(1)() / BARS[-1].sqrt()
+    first, last = ((1 - BARS[t]) / BARS[t] for t in (999, noise_levels(BARS, 1000)[-1]))
+    end = CENTER + (start - CENTER) * ((SPREAD**2 + last) / (SPREAD**2 + first)).sqrt()
+    clean = end - last * (end - CENTER) / (SPREAD**2 + last)
+    torch.testing.assert_close(result.latents, clean, rtol=0.02, atol=0.01)
+
+
+def test_what_no_feature_depends_on_is_left_to_the_prior(monkeypatch):
+    guided = exact()
+    monkeypatch.setattr(fast, "RATE", 0.0)
+    free = exact()
+    torch.testing.assert_close(guided.latents[:, 3], free.latents[:, 3], rtol=1e-12, atol=1e-12)
+    assert guided.distances < 0.05 * free.distances
+
+
+def test_nearer_than_the_papers_preset_in_as_many_evaluations():
+    paper = paper_decode(weight=0.5, schedule=None)
+    spent = int(paper.evaluations)
+    assert decode(evaluations=spent).distances < paper.distances
+
+
+def test_pixels_out_of_range_are_brought_back(monkeypatch):
+    """A target whose feature clamping makes indifferent to how far pixels overshoot."""
+
+    def clamped(images, rows):
+        return (images.clamp(-1, 1) - 1.0).square().flatten(1).sum(1) + 0.1
+
+    def excess():
+        return fast._excess(fast_decode(gaussian_noise, painted, clamped, noise_of(1), BARS, 60).last_images).item()
+
+    kept = excess()
+    monkeypatch.setattr(fast, "RANGE", 0.0)
+    assert kept < 0.7 * excess()
+
+
+def test_a_sample_does_not_depend_on_its_batch():
+    targets = torch.cat([target_feature(5), target_feature(6)])
+    both = decode((3, 4), targets)
+    alone = decode((4,), targets[1:])
+    for name in ("images", "last_images", "distances", "latents"):
+        torch.testing.assert_close(getattr(both, name)[1:], getattr(alone, name), rtol=1e-9, atol=1e-9)
+    assert torch.equal(decode((3, 4), targets).images, both.images)
+
+
+def test_a_finished_sample_leaves_the_batch_and_the_others_go_on():
+    targets, sizes = torch.cat([target_feature(5), target_feature(6)]), []
+    encoder = ToyEncoder(5)
+
+    def distance(images, rows):
+        sizes.append(len(images))
+        return (encoder(images) - targets[rows]).square().sum(1)
+
+    whole = decode((3, 4), targets)
+    seen = torch.stack([before for _, before, _ in whole.trace])  # (evaluations, 2)
+    stop_at = float(seen[:, 0].min() * 1.5)
+    result = decode((3, 4), targets, distance=distance, stop_at=stop_at)
+    for sample in range(2):
+        below = (seen[:, sample] <= stop_at).nonzero()
+        assert result.evaluations[sample] == (below[0, 0] + 1 if len(below) else len(seen))
+    first = int(result.evaluations.min())
+    assert sizes == [2] * first + [1] * (int(result.evaluations.max()) - first) + [2]  # and both last images
+    assert result.distances[0] <= stop_at
+    losses = torch.stack([before for _, before, _ in result.trace])
+    assert losses[result.evaluations[0] :, 0].isnan().all()
+    torch.testing.assert_close(losses[losses.isfinite()], seen[: len(losses)][losses.isfinite()], rtol=1e-9, atol=1e-9)
+    done = int(result.evaluations.argmin())
+    torch.testing.assert_close(result.last_distances[done], result.distances[done])
+
+
+def test_the_best_image_has_the_least_distance_seen():
+    seen = []
+    result = decode(callback=seen.append)
+    trace = torch.cat([before for _, before, _ in result.trace])
+    assert len(seen) == len(trace) == int(result.evaluations) == 30
+    assert result.distances == trace.min() and result.timesteps == result.trace[int(trace.argmin())][0]
+    torch.testing.assert_close((ToyEncoder(5)(result.images) - target_feature(5)).square().sum(1), result.distances)
+
+
+def test_a_gradient_that_is_not_finite_leaves_its_sample_unguided():
+    targets, encoder = torch.cat([target_feature(5), target_feature(6)]), ToyEncoder(5)
+
+    def broken(images, rows):
+        gap = (encoder(images) - targets[rows]).square().sum(1)
+        nothing = torch.where(rows == 0, gap - gap.detach(), 1.0).sqrt() * (rows == 0)
+        return gap + nothing  # its derivative is infinite
+
+    result = decode((3, 4), targets, distance=broken)
+    assert result.unguided.tolist() == [30, 0]
+    torch.testing.assert_close(result.distances[1:], decode((4,), targets[1:]).distances, rtol=1e-9, atol=1e-9)
+
+
+def test_what_cannot_be_decoded_is_refused():
+    with pytest.raises(FeatspaceError, match="never finite"):
+        decode(targets=torch.full((1, 12), torch.nan, dtype=DTYPE))
+    with pytest.raises(UsageError, match="evaluations is 1"):
+        decode(evaluations=1)

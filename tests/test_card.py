@@ -76,7 +76,7 @@ def test_a_prior_that_stored_photographs_is_found_out(project, toy_photographs, 
     shutil.copytree(models / "resnet", models / "vit")
     train, _ = data.load_split(toy_photographs, "train")
     np.save(tmp_path / "samples.npy", train.flip(-1).permute(0, 2, 3, 1).numpy())
-    cards.run(models, toy_photographs, tmp_path / "samples.npy", tmp_path / "card")
+    cards.run(models, toy_photographs, tmp_path / "samples.npy", project / "params.yaml", tmp_path / "card")
     text = (tmp_path / "card" / "README.md").read_text()
     assert "| … in pixels | 100.0% |" in text and "judge’s features | 100.0% |" in text
     rows, neighbors = measures.measure(models, toy_photographs, train.flip(-1))
@@ -92,5 +92,7 @@ def test_a_prior_that_stored_photographs_is_found_out(project, toy_photographs, 
 
 def test_a_card_without_samples_says_how_to_draw_them(project, toy_photographs, tmp_path):
     with pytest.raises(FeatspaceError, match=r"none\.npy: no samples .*dvc repro samples"):
-        cards.run(project / "data/models", toy_photographs, tmp_path / "none.npy", tmp_path / "card")
+        cards.run(
+            project / "data/models", toy_photographs, tmp_path / "none.npy", project / "params.yaml", tmp_path / "card"
+        )
     assert not (tmp_path / "card").exists()

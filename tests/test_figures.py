@@ -246,13 +246,17 @@ def test_a_figure_of_one_encoder_refuses_several_and_the_overview_tables_without
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_matrix_fills_the_page_or_is_refused():
-    images = [(Image.new("RGB", (64, 64)), "")] * 60
+def test_a_matrix_fills_the_page_and_goes_on_below():
+    images = [(Image.new("RGB", (64, 64)), "")] * 15
     with style():
-        for count in (1, 8, 40):
-            figure = matrix([Row("", images[:count])])
+        for count, columns in ((1, 1), (8, 8), (12, 12), (15, 8)):
+            figure = matrix([Row("", images[:count])], [str(i) for i in range(count)])
             boxes = [axes.get_window_extent() for axes in figure.axes]
-            assert {round(box.width) % 64 for box in boxes} == {0}
-            assert round(boxes[0].x0) == 6 and (count == 1 or WIDTH - boxes[-1].x1 == pytest.approx(6, abs=1))
-        with pytest.raises(FeatspaceError, match="60 images do not fit"):
-            matrix([Row("", images)])
+            assert len(boxes) == count and {round(box.width) % 64 for box in boxes} == {0}
+            assert round(boxes[0].x0) == 6
+            assert count == 1 or WIDTH - boxes[columns - 1].x1 == pytest.approx(6, abs=1)
+            heads = {text.get_text(): text.get_window_extent() for text in figure.texts if text.get_text()}
+            for i, box in enumerate(boxes):  # each below its head, and in its column
+                assert box.x0 == pytest.approx(boxes[i % columns].x0, abs=1)
+                assert heads[str(i)].y0 > box.y1 and heads[str(i)].x0 > box.x0 and heads[str(i)].x1 < box.x1
+            assert count <= columns or boxes[0].y0 > boxes[-1].y1

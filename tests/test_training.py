@@ -77,9 +77,11 @@ def test_an_interrupted_run_resumes_exactly(tmp_path):
     expected = train_line(12, whole)
     with pytest.raises(KeyboardInterrupt):
         train_line(12, parts, stop_at=7)
-    resumed = train_line(12, parts)
-    assert torch.equal(expected.weight, resumed.weight) and torch.equal(expected.bias, resumed.bias)
-    assert (whole / "line.csv").read_bytes() == (parts / "line.csv").read_bytes()
+    for _ in range(2):  # the second time there is no step left to take
+        (parts / "line.csv").unlink()  # as DVC does with a stage's outputs before it runs
+        resumed = train_line(12, parts)
+        assert torch.equal(expected.weight, resumed.weight) and torch.equal(expected.bias, resumed.bias)
+        assert (whole / "line.csv").read_bytes() == (parts / "line.csv").read_bytes()
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path):

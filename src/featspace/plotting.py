@@ -75,32 +75,33 @@ def frame(figure: Figure, box: Box, image: Image.Image | None = None, **options)
 
 
 def sample_grid(rows: Sequence[Row], head: str, note: str) -> tuple[Figure, list[Box]]:
-    """Draws decoded images with their labels, two targets side by side, and a note below.
+    """Draws decoded images with their labels, two targets side by side (three of one image each), and a note below.
 
     Returns the figure and for each row the square to its left, which the caller fills with the target. It is
     larger than the decoded images by their label's line. Raises FeatspaceError for more images than fit.
     """
     count = max(len(row.samples) for row in rows)
-    side = ((WIDTH // 2 - NAME - STRIP - DPI // 8) - count * GAP) // (count + 1)
+    across = 3 if count == 1 else 2  # 512 dots then: a pixel of Stable Diffusion's images each
+    side = ((WIDTH // across - NAME - STRIP - DPI // 8) - count * GAP) // (count + 1)
     side -= side % 64  # whole dots for the pixels of 64×64 images
     if side < 64:
         raise FeatspaceError(f"{count} decoded images of a target do not fit a page's width; draw fewer")
     large = side + STRIP
     block = NAME + large + count * (GAP + side) + MARGIN
     top, pitch = DPI // 5, large + DPI // 7
-    bottom = top + -(-len(rows) // 2) * pitch
+    bottom = top + -(-len(rows) // across) * pitch
     height = bottom + (note.count("\n") + 1) * LINE + GAP
     eighths = -(-height * 8 // DPI)  # of an inch: exact as floats, so that no dot is lost by rounding
     figure = Figure(figsize=(WIDTH / DPI, eighths / 8))
     boxes = []
     for index, row in enumerate(rows):
-        box = Box(index % 2 * (WIDTH - block) + NAME, top + index // 2 * pitch, large)
+        box = Box(index % across * (WIDTH - block) // (across - 1) + NAME, top + index // across * pitch, large)
         boxes.append(box)
         write(figure, box.left - NAME / 2, box.top + large / 2, row.name, rotation=90, color=GRAY)
-        if index < 2:
+        if index < across:
             write(figure, box.left + large / 2, top / 2, head, color=GRAY)
             middle = box.left + large + (GAP + count * (GAP + side)) / 2
-            write(figure, middle, top / 2, "decoded from its feature", color=GRAY)
+            write(figure, middle, top / 2, "decoded from its feature" if count > 1 else "decoded", color=GRAY)
         for sample, (image, label) in enumerate(row.samples):
             left = box.left + large + GAP + sample * (side + GAP)
             frame(figure, Box(left, box.top + STRIP, side), image)
@@ -109,33 +110,36 @@ def sample_grid(rows: Sequence[Row], head: str, note: str) -> tuple[Figure, list
     return figure, boxes
 
 
-def matrix(rows: Sequence[Row], heads: Sequence[str] = (), note: str = "") -> Figure:
+def matrix(rows: Sequence[Row], heads: Sequence[str] = (), note: str = "", across: int = 12) -> Figure:
     """Draws rows of equally many images over the width of the page: heads above the columns, names left of the rows.
 
-    A row whose labels are all empty takes no room for them. Raises FeatspaceError for more columns than fit.
+    More than `across` columns go on in further bands below. A row whose labels are all empty takes no room for them.
     """
     count = len(rows[0].samples)
+    bands = -(-count // across)
+    columns = -(-count // bands)
     left = NAME if any(row.name for row in rows) else MARGIN
-    side = (WIDTH - left - MARGIN - (count - 1) * GAP) // count
+    side = (WIDTH - left - MARGIN - (columns - 1) * GAP) // columns
     side -= side % 64  # whole dots for the pixels of 64×64 images
-    if side < 64:
-        raise FeatspaceError(f"{count} images do not fit a page's width; draw fewer")
-    gap = (WIDTH - left - MARGIN - count * side) / max(1, count - 1)
+    gap = (WIDTH - left - MARGIN - columns * side) / max(1, columns - 1)
     strips = [STRIP if any(label for _, label in row.samples) else 0 for row in rows]
     top = DPI // 5 if heads else MARGIN
-    bottom = top + sum(strips) + len(rows) * (side + GAP)
+    pitch = top + sum(strips) + len(rows) * (side + GAP)
+    bottom = bands * pitch
     height = bottom + (note.count("\n") + 1) * LINE + GAP if note else bottom
     figure = Figure(figsize=(WIDTH / DPI, -(-height * 8 // DPI) / 8))
-    lefts = [round(left + index * (side + gap)) for index in range(count)]
-    for x, head in zip(lefts, heads, strict=bool(heads)):
-        write(figure, x + side / 2, DPI / 10, head, color=GRAY)
-    y = top
-    for row, strip in zip(rows, strips, strict=True):
-        write(figure, left / 2, y + strip + side / 2, row.name, rotation=90, color=GRAY)
-        for x, (image, label) in zip(lefts, row.samples, strict=True):
-            write(figure, x + side / 2, y + 0.55 * strip, label)
-            frame(figure, Box(x, y + strip, side), image)
-        y += strip + side + GAP
+    lefts = [round(left + index * (side + gap)) for index in range(columns)]
+    for band in range(bands):
+        shown = slice(band * columns, (band + 1) * columns)
+        for x, head in zip(lefts, heads[shown], strict=False):  # the last band may have fewer
+            write(figure, x + side / 2, band * pitch + DPI / 10, head, color=GRAY)
+        y = band * pitch + top
+        for row, strip in zip(rows, strips, strict=True):
+            write(figure, left / 2, y + strip + side / 2, row.name, rotation=90, color=GRAY)
+            for x, (image, label) in zip(lefts, row.samples[shown], strict=False):
+                write(figure, x + side / 2, y + 0.55 * strip, label)
+                frame(figure, Box(x, y + strip, side), image)
+            y += strip + side + GAP
     write(figure, left, bottom, note, ha="left", va="top", color=GRAY, linespacing=1.35)
     return figure
 

@@ -18,6 +18,10 @@ NOTE = (
 )
 
 
+ACROSS = 8
+"""Photographs side by side, so that their names fit."""
+
+
 def draw(targets: Path, decoded: Sequence[Path], tables: Sequence[Path]) -> Figure:
     """A column a photograph, and below it a row an encoder.
 
@@ -34,4 +38,4 @@ def draw(targets: Path, decoded: Sequence[Path], tables: Sequence[Path]) -> Figu
             nearest.append(row.samples[int(distances.argmin())])
         rows.append(Row(best["encoder"].iloc[0], nearest))
     shown = Row("target", [(read_image(Path(targets) / f"{photo.id}.png"), "") for photo in photos])
-    return matrix([shown, *rows], [photo.id for photo in photos], NOTE)
+    return matrix([shown, *rows], [photo.id for photo in photos], NOTE, ACROSS)

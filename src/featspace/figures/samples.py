@@ -43,8 +43,12 @@ def explain(best: pd.DataFrame, references: Path) -> str:
         raise FeatspaceError(f"{references}: no nearest_photo of '{encoder}' for these targets; name its own")
     lines = (
         f"Numbers: cosine similarity of the saved image’s feature to the target’s, encoder “{encoder}”; "
-        f"median {best['cosine'].median():.3f} over {len(best)} images.",
+        f"median {best['cosine'].median():.3f} over {counted(len(best), 'image')}.",
         f"For comparison, the most similar other photograph: "
-        f"median {nearest.median():.3f} over {len(nearest)} targets.",
+        f"median {nearest.median():.3f} over {counted(len(nearest), 'target')}.",
     )
     return "\n".join(textwrap.fill(line, 125) for line in lines)
+
+
+def counted(count: int, thing: str) -> str:
+    return f"{count} {thing}{'' if count == 1 else 's'}"

@@ -1,6 +1,6 @@
 """The model card of the small models, with every number and picture measured anew from the shipped weights.
 
-`python -m featspace.training.cards MODELS PHOTOGRAPHS SAMPLES OUT` writes the folder OUT.
+`python -m featspace.training.cards MODELS PHOTOGRAPHS SAMPLES PARAMS OUT` writes the folder OUT.
 """
 
 from __future__ import annotations
@@ -67,6 +67,9 @@ in bfloat16, seeds 0, 1, 2, …): `cd training && dvc repro card`.
 | --- | --- | --- |
 {rows}
 
+What was tried to better them, and what it gave, is in
+[training/README.md](../../../training/README.md#what-was-tried).
+
 ![Samples of the prior](samples.png)
 
 *The first {shown} samples of the empty prompt.*
@@ -84,17 +87,18 @@ pixels whatever they show.*
 SHOWN, ACROSS = 96, 12
 
 
-def run(models: Path, photographs: Path, samples: Path, out: Path) -> None:
+def run(models: Path, photographs: Path, samples: Path, params_file: Path, out: Path) -> None:
     """Measures the weights in `models` and writes the folder `out`: README.md and its pictures.
 
-    samples: file that `featspace.training.samples` wrote. Raises FeatspaceError if one of them is missing.
+    samples: file that `featspace.training.samples` wrote. params_file: names the profile `mini`, whose photos are
+    shown. Raises FeatspaceError if one of them is missing.
     """
     try:
         drawn = np.load(samples)
     except (OSError, ValueError) as error:
         raise FeatspaceError(f"{samples}: no samples to be read ({error}); `dvc repro samples` draws them") from None
+    params = Params.load(params_file)  # first, as measuring takes minutes
     rows, neighbors = measure(models, photographs, torch.from_numpy(drawn).permute(0, 3, 1, 2))
-    params = Params.load()
     profile = params.profile("mini")
     photos = [
         square(read_image(locate_image(photo.image, params.root)), profile.resolution, photo.crop)

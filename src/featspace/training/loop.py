@@ -75,6 +75,8 @@ def fit(
     optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.99), fused=True)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
     step, rows, running, seen = _resume(checkpoint, recipe, model, average, optimizer)
+    if rows:  # which a pipeline tool may have removed before it ran this again
+        _write_curve(rows, curve)
     compiled = torch.compile(model) if recipe.compile else model
     saved = time.monotonic()
     progress = tqdm(total=recipe.steps, initial=step, desc=curve.stem, unit="step", mininterval=2)
@@ -99,8 +101,7 @@ def fit(
             _restore_constants(average.module, model)
             average.eval()
             rows.append({"step": step, "loss": running / seen, **evaluate(average.module)})
-            with atomic_file(curve) as aside:
-                pd.DataFrame(rows).to_csv(aside, index=False, float_format="%.6g")
+            _write_curve(rows, curve)
             tqdm.write(f"{curve.stem}: {rows[-1]}")
             running, seen = 0.0, 0
         if step == recipe.steps or time.monotonic() - saved > recipe.checkpoint_seconds:
@@ -121,6 +122,11 @@ def cpu_kernels(model: nn.Module) -> Callable[[], contextlib.AbstractContextMana
         if isinstance(module, nn.GroupNorm):
             module.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
     return lambda: sdpa_kernel(SDPBackend.MATH)
+
+
+def _write_curve(rows: list[dict], curve: Path) -> None:
+    with atomic_file(curve) as aside:
+        pd.DataFrame(rows).to_csv(aside, index=False, float_format="%.6g")
 
 
 def _restore_constants(average: nn.Module, model: nn.Module) -> None:

@@ -10,7 +10,8 @@ from test_guidance import noise_of
 from toy_models import DTYPE
 
 from featspace.baselines import METHODS, Problem
-from featspace.bench import PASSES, Counted, describe, summarize
+from featspace.bench import PASSES, Counted
+from featspace.bench_summary import describe, summarize
 from featspace.cli import main
 from featspace.encoders import load_encoder
 from featspace.images import read_image, to_tensor
@@ -91,5 +92,6 @@ def test_each_method_is_summarized_at_its_best_weight():
     table = summarize(pd.DataFrame(rows))
     assert table[["method", "weight", "images"]].to_numpy().tolist() == [["a", 0.2, 3]]
     assert table.loc[0, ["ratio", "ratio_worst", "nearer_than_jpeg_75"]].tolist() == pytest.approx([0.75, 4.5, 2 / 3])
-    assert "| a | 4 | 0.2 | 0.75 [" in describe(table, pd.DataFrame(rows))
+    text = describe(table, pd.DataFrame(rows))
+    assert "| a | 4 | 0.2 | 0.75 [" in text and "The published 12,960 evaluations are not among them" in text
     assert len(summarize(pd.DataFrame(rows), tuned=False)) == 2

@@ -120,7 +120,8 @@ def bench(
 
     Taken up again where it was cut off. `--budget 12960 --only paper` is the published schedule.
     """
-    from featspace.bench import jobs_of, run_bench, run_bench_summary
+    from featspace.bench import jobs_of, run_bench
+    from featspace.bench_summary import run_bench_summary
     from featspace.figures.bench import run_bench_figure
 
     loaded, chosen = open_profile(params, profile)

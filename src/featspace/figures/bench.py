@@ -14,7 +14,7 @@ COLUMNS = {"method": str, "evaluations": int, "weight": float, "ratio": float, "
 
 
 def run_bench_figure(table: Path, out: Path) -> None:
-    """Draws <out>.png and <out>.pdf from the table that `bench.run_bench_summary` wrote."""
+    """Draws <out>.png and <out>.pdf from the table that `bench_summary.run_bench_summary` wrote."""
     rows = read_table(table, COLUMNS)
     with style():
         figure = Figure(figsize=(7, 3), layout="constrained")

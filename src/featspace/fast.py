@@ -68,9 +68,9 @@ def fast_decode(
     prior can say. What it leaves out: the renewed noise, which undoes each correction; the steps of one length, which
     overshoot late; the second decoding. The nearest x̂ seen is the result.
 
-    Tried and left out, as at the same budget they came no nearer: fresh noise between levels; small shifts of x̂ before
-    the encoder; several steps a level; a polish of the clean latent without the UNet. Steps along the plain momentum
-    instead of Adam's, and longer first steps, came as near, by saturating the image.
+    Tried and left out, as at the same budget they came no nearer: fresh noise between levels, small shifts of x̂ before
+    the encoder, ending with Adam on the clean latent without the UNet. L-BFGS there came nearer, but to images that the
+    prior and a judging encoder find less natural; steps along the plain momentum instead of Adam's saturate the image.
 
     `distance(x, rows)` is ℓ of images x (n, 3, H, W), n ≤ N, of the samples `rows` (n,); the other functions are those
     of `guidance.guided_decode`, but that noise is drawn once. A sample leaves the batch at the first evaluation that

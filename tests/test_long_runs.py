@@ -47,12 +47,13 @@ def interrupt_at(monkeypatch, number: int) -> list[int]:
     return batches
 
 
-def test_an_interrupted_run_goes_on_from_its_finished_images(tmp_path, capsys, monkeypatch):
-    whole = decode(tmp_path / "whole")
+@pytest.mark.parametrize("preset", [(), ("--preset", "fast", "--evaluations", "3")], ids=["paper", "fast"])
+def test_an_interrupted_run_goes_on_from_its_finished_images(tmp_path, capsys, monkeypatch, preset):
+    whole = decode(tmp_path / "whole", *preset)
     batches = interrupt_at(monkeypatch, 2)
-    assert "interrupted; finished images are kept" in fail([tmp_path / "out"], capsys)
+    assert "interrupted; finished images are kept" in fail([tmp_path / "out", *preset], capsys)
     assert not (tmp_path / "out").exists()
-    assert decode(tmp_path / "out") == whole
+    assert decode(tmp_path / "out", *preset) == whole
     assert batches == [2, 2, 2]  # the first two images were not decoded again
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
 
@@ -138,18 +139,23 @@ def not_finite(monkeypatch, evaluations: range) -> None:
     monkeypatch.setattr(Encoder, "forward", broken)
 
 
-def test_a_gradient_that_is_not_finite_is_named_and_counted(tmp_path, capsys, monkeypatch):
+FAST = ("--preset", "fast", "--evaluations", "6")
+
+
+@pytest.mark.parametrize(("preset", "timestep"), [((), 999), (FAST, 906)], ids=["paper", "fast"])
+def test_a_gradient_that_is_not_finite_is_named_and_counted(tmp_path, capsys, monkeypatch, preset, timestep):
     not_finite(monkeypatch, range(1, 2))
-    decode(tmp_path / "out", "--samples", "1")
+    decode(tmp_path / "out", "--samples", "1", *preset)
     error = capsys.readouterr().err
-    assert "photo-0: the guidance gradient is not finite at timestep 999: left unguided there" in error
+    assert f"photo-0: the guidance gradient is not finite at timestep {timestep}: left unguided there" in error
     assert pd.read_csv(tmp_path / "out" / "decoded.csv")["unguided"].tolist() == [1, 1]
 
 
-def test_gradients_that_stay_not_finite_end_the_run(tmp_path, capsys, monkeypatch):
-    not_finite(monkeypatch, range(4, 1000))
+@pytest.mark.parametrize("preset", [("--recurrences", "3"), FAST], ids=["paper", "fast"])
+def test_gradients_that_stay_not_finite_end_the_run(tmp_path, capsys, monkeypatch, preset):
+    not_finite(monkeypatch, range(3, 1000))
     monkeypatch.setattr(decoding._Watch, "LIMIT", 3)
-    error = fail([tmp_path / "out", "--samples", "1", "--recurrences", "3"], capsys)
+    error = fail([tmp_path / "out", "--samples", "1", *preset], capsys)
     assert "the guidance gradient is not finite at timestep" in error and "for 3 evaluations in a row" in error
     assert list(tmp_path.iterdir()) == []
 

@@ -139,6 +139,25 @@ def test_the_best_image_has_the_least_distance_seen():
     torch.testing.assert_close((ToyEncoder(5)(result.images) - target_feature(5)).square().sum(1), result.distances)
 
 
+def test_a_preview_takes_the_decoders_place_while_noise_is_high_and_is_never_the_result():
+    shown = []
+
+    def preview(z):
+        shown.append(len(z))
+        return painted(z)
+
+    plain, coarse = exact(target=0.5), exact(target=0.5, preview=preview)
+    torch.testing.assert_close(coarse.latents, plain.latents)
+    high = [(1 - BARS[t]) / BARS[t] > fast.PREVIEW**2 for t in noise_levels(BARS, 60)]
+    assert len(shown) == sum(high) and 0 < sum(high) < 60
+
+    perfect = torch.full((1, 3, 8, 8), 0.5, dtype=DTYPE)  # it shows the target itself, which is not what D shows
+    coarse = exact(target=0.5, preview=lambda z: perfect + 0 * painted(z), stop_at=1e-9)
+    assert coarse.distances > 0 and int(coarse.evaluations) == 60
+    seen = torch.cat([before for _, before, _ in coarse.trace])
+    assert seen[: sum(high)].max() == 0 and coarse.distances == seen[sum(high) :].min()
+
+
 def test_a_gradient_that_is_not_finite_leaves_its_sample_unguided():
     targets, encoder = torch.cat([target_feature(5), target_feature(6)]), ToyEncoder(5)
 

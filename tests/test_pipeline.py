@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from diffusers import AutoencoderTiny
 from PIL import Image
+from ruamel.yaml import YAML
 from safetensors.torch import load_file
 
 from featspace import decoding
@@ -182,3 +185,42 @@ def test_features_of_a_photograph_do_not_depend_on_the_others(tmp_path, project)
     encoder = load_encoder(str(project / "data/models/clip"))
     alone = encoder(to_tensor(read_image(tmp_path / "targets" / "cat.png"))[None])[0]
     torch.testing.assert_close(load_file(tmp_path / "f.safetensors")["cat"], alone, rtol=1e-5, atol=1e-5)
+
+
+def test_guided_through_a_tiny_autoencoder(tmp_path, capsys):
+    """From its folder, in diffusers' layout; its operations are counted, and what is saved is the large one's."""
+    torch.manual_seed(0)
+    tiny = AutoencoderTiny(
+        encoder_block_out_channels=(2, 2, 2),
+        decoder_block_out_channels=(2, 2, 2),
+        num_encoder_blocks=(1, 1, 1),
+        num_decoder_blocks=(1, 1, 1),
+    )
+    tiny.save_pretrained(tmp_path / "tiny")
+    params = YAML(typ="safe").load(Path("params.yaml"))
+    params["mini"]["decode"] = {"preset": "fast", "evaluations": 6, "tiny_vae": str(tmp_path / "tiny")}
+    YAML(typ="safe").dump(params, Path("tiny.yaml"))
+
+    def decode(name, *options):
+        main(["decode", "photo.jpg", "--encoder", "resnet", "--out", str(tmp_path / name), *options])
+        return pd.read_csv(tmp_path / name / "decoded.csv") if (tmp_path / name).is_dir() else capsys.readouterr().out
+
+    table = decode("small", "--params", "tiny.yaml")
+    plain = decode("large", "--preset", "fast", "--evaluations", "6", "--samples", "1")
+    assert table["distance"].item() != plain["distance"].item()
+    encoder = load_encoder("data/models/resnet")
+    seen, wanted = (
+        encoder(to_tensor(read_image(tmp_path / "small" / name))[None]) for name in ("photo-0.png", "photo.png")
+    )
+    assert table["distance"].item() == pytest.approx((seen - wanted).square().sum().item(), rel=1e-3)
+    capsys.readouterr()
+    flops = [
+        float(re.search(r"each ([0-9.]+)", decode("none", "--dry-run", *options))[1])
+        for options in (["--params", "tiny.yaml"], ["--preset", "fast", "--evaluations", "6"])
+    ]
+    assert flops[0] < flops[1]
+    (tmp_path / "tiny" / "diffusion_pytorch_model.safetensors").write_bytes(b"cut")
+    with pytest.raises(SystemExit):
+        decode("broken", "--params", "tiny.yaml")
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"featspace: error: {tmp_path / 'tiny'}: cannot be read") and error.endswith("get it again")

@@ -6,6 +6,7 @@ Values are those of the repositories' own configuration files (CompVis/stable-di
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -46,6 +47,8 @@ SCHEDULE = {
 """Stable Diffusion's noise schedule, for diffusers' DDIMScheduler."""
 PRIORS = {"diffusers:CompVis/stable-diffusion-v1-4": (STABLE_DIFFUSION_UNET, STABLE_DIFFUSION_VAE)}
 """UNet and VAE."""
+TINY_VAES = {"autoencoder:madebyollin/taesd": {}}
+"""diffusers' own defaults are TAESD's."""
 
 
 def configurations(prior: str, root: Path = Path()) -> tuple[dict, dict]:
@@ -55,14 +58,17 @@ def configurations(prior: str, root: Path = Path()) -> tuple[dict, dict]:
     """
     if prior in PRIORS:
         return PRIORS[prior]
+    return _read(root / prior / "unet", PRIORS), _read(root / prior / "vae", PRIORS)
+
+
+def _read(folder: Path, known: Iterable[str]) -> dict:
     try:
-        unet, vae = (json.loads((root / prior / part / "config.json").read_text()) for part in ("unet", "vae"))
+        return json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise FeatspaceError(
-            f"{prior}: its architecture is not known ({one_line(error)}); name a folder with unet/config.json and "
-            f"vae/config.json, or {', '.join(PRIORS)}"
+            f"{folder}: its architecture is not known ({one_line(error)}); name a folder with its config.json, or "
+            f"{', '.join(known)}"
         ) from error
-    return unet, vae
 
 
 def blank_prior(prior: str, root: Path = Path(), dtype: torch.dtype = torch.float32) -> Prior:
@@ -71,11 +77,20 @@ def blank_prior(prior: str, root: Path = Path(), dtype: torch.dtype = torch.floa
     Raises FeatspaceError as `configurations` does.
     """
     unet, vae = configurations(prior, root)
-    kind = AutoencoderTiny if vae.get("_class_name") == "AutoencoderTiny" else AutoencoderKL
     prompt = torch.randn(1, 77, unet["cross_attention_dim"])
     with torch.device("cpu"):  # its numbers are needed
         scheduler = DDIMScheduler(**SCHEDULE)
-    blank = Prior(UNet2DConditionModel.from_config(unet), kind.from_config(vae), prompt, scheduler)
+    blank = Prior(UNet2DConditionModel.from_config(unet), AutoencoderKL.from_config(vae), prompt, scheduler)
     for network in (blank.unet, blank.vae):
-        torch.nn.Module.to(network, dtype).requires_grad_(False).eval()  # diffusers' own warns of each call
+        _frozen(network, dtype)
     return blank
+
+
+def blank_tiny_vae(name: str, root: Path = Path(), dtype: torch.dtype = torch.float32) -> AutoencoderTiny:
+    """A small autoencoder with random weights, as `blank_prior`: of TINY_VAES, or of a folder."""
+    config = TINY_VAES[name] if name in TINY_VAES else _read(root / name, TINY_VAES)
+    return _frozen(AutoencoderTiny.from_config(config), dtype)
+
+
+def _frozen(network: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
+    return torch.nn.Module.to(network, dtype).requires_grad_(False).eval()  # diffusers' own warns of each call

@@ -20,7 +20,7 @@ from featspace.features import gather_features
 from featspace.guidance import Decoded
 from featspace.images import read_image, save_png
 from featspace.params import DecodeParams, EncoderParams, Params, Profile
-from featspace.pipeline import FeatureDecodingPipeline, as_saved, load_pipeline
+from featspace.pipeline import FeatureDecodingPipeline, as_saved, load_pipeline, load_tiny_vae
 from featspace.plan import evaluations_of, fitting_batch
 from featspace.similarity import cosine_similarity, look, squared_distance
 from featspace.tables import write_table
@@ -84,6 +84,9 @@ def run_decode(
         for name, image in photographs.items():
             save_png(work.folder / f"{name}.png", image)
         pipeline = load_pipeline(profile.prior, params.root, decode.precision, device)
+        tiny_vae = None
+        if decode.preset == "fast" and decode.tiny_vae:
+            tiny_vae = load_tiny_vae(decode.tiny_vae, params.root, decode.precision, device)
         jobs = [(name, sample) for name in features for sample in range(decode.samples)]
         waiting = [job for job in jobs if not work.is_finished(_stem(job))]
         evaluations = evaluations_of(decode, pipeline.prior().alpha_bars)
@@ -103,6 +106,7 @@ def run_decode(
                         network,
                         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
                         preset=decode.preset,
+                        tiny_vae=tiny_vae,
                         guidance_weight=weight,
                         clip_std=settings.clip_std,
                         callback_on_step_end=_Watch(progress, [_stem(job) for job in part]),

@@ -21,6 +21,8 @@ B1, B2, EPS = 0.8, 0.95, 1e-8
 """Adam's β₁, β₂ and ε (Kingma and Ba 2015); short memories, as the landscape changes from level to level."""
 RATE = 0.1
 """λ at 128 evaluations: the share of the noise that an evaluation moves each element of u by."""
+PREVIEW = 1.0
+"""σ above which a small autoencoder, where there is one, shows enough of the clean image."""
 RANGE = 10.0
 """κ: the weight of pixels beyond [−1, 1], which saving clamps, so that ℓ alone would never bring them back."""
 
@@ -53,6 +55,7 @@ def fast_decode(
     evaluations: int = 128,
     stop_at: float | None = None,
     callback: Callable[[Evaluation], None] | None = None,
+    preview: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> Decoded:
     """Images whose features come to match their targets, in `evaluations` guided evaluations and one draw of noise.
 
@@ -73,9 +76,11 @@ def fast_decode(
     prior and a judging encoder find less natural; steps along the plain momentum instead of Adam's saturate the image.
 
     `distance(x, rows)` is ℓ of images x (n, 3, H, W), n ≤ N, of the samples `rows` (n,); the other functions are those
-    of `guidance.guided_decode`, but that noise is drawn once. A sample leaves the batch at the first evaluation that
-    finds ℓ ≤ `stop_at`; from then on its trace is NaN. Raises FeatspaceError if a sample never had a finite distance,
-    UsageError for fewer than 2 evaluations. A sample whose gradient is not finite is left unguided in that evaluation.
+    of `guidance.guided_decode`, but that noise is drawn once. `preview(z)`, a cheaper D such as a tiny autoencoder's,
+    takes its place while σ > 1; what it shows is never the result. A sample leaves the batch at the first evaluation
+    that finds ℓ ≤ `stop_at`; from then on its trace is NaN. A sample whose gradient is not finite is left unguided in
+    that evaluation. Raises FeatspaceError if a sample never had a finite distance, UsageError for fewer than 2
+    evaluations.
     """
     timesteps = noise_levels(alpha_bars, evaluations)
     bars = [float(alpha_bars[t]) for t in timesteps]
@@ -90,7 +95,8 @@ def fast_decode(
         part = z[going].requires_grad_()
         eps = predict_noise(part, t)
         clean = part / bar**0.5 - sigma * eps
-        image = decode_latents(clean)
+        coarse = preview is not None and sigma > PREVIEW
+        image = (preview if coarse else decode_latents)(clean)
         loss = distance(image, going)
         (gradient,) = torch.autograd.grad((loss * (1 + RANGE * _excess(image))).sum(), part)
         clean, eps, image, loss = clean.detach(), eps.detach(), image.detach(), loss.detach()
@@ -101,12 +107,12 @@ def fast_decode(
             step = m[going] / (1 - B1 ** (index + 1)) / ((v[going] / (1 - B2 ** (index + 1))).sqrt() + EPS)
             moved = clean - rate * sigma * step
             u[going] = moved + sigmas[min(index + 1, evaluations - 1)] * eps
-            done = loss <= (-torch.inf if stop_at is None else stop_at)
+            done = loss <= (-torch.inf if stop_at is None or coarse else stop_at)
             latents[going] = torch.where(done.view(-1, 1, 1, 1), clean, moved)
             spent[going] += 1
             unguided[going] += ~finite
             recurrence = index - timesteps.index(t)
-            best = _kept(best, going, image, loss, t, recurrence)
+            best = best if coarse else _kept(best, going, image, loss, t, recurrence)
             after = torch.full((len(u),), torch.nan, dtype=loss.dtype, device=u.device)
             losses = after.clone()
             losses[going] = loss

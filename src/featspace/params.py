@@ -41,6 +41,7 @@ class DecodeParams(Section):
     preset: Literal["fast", "paper"] = "fast"
     evaluations: int = Field(128, ge=2)  # of preset fast: guided evaluations an image
     stop_at: float | None = Field(None, ge=0)  # of preset fast: squared distance at which an image is done; null: never
+    tiny_vae: Text | None = None  # of preset fast: a small autoencoder to guide through while noise is high
     # Of preset paper:
     steps: int = Field(1000, ge=2, le=1000)  # of the 1000 that the prior was trained with
     recurrences: int = Field(8, ge=1)  # evaluations a step
@@ -116,7 +117,8 @@ class Profile(Section):
     @property
     def networks(self) -> set[str]:
         """Every network that the profile names."""
-        return {self.prior, self.judge, *(encoder.network for encoder in self.encoders.values())}
+        tiny = {self.decode.tiny_vae} - {None}
+        return {self.prior, self.judge, *(encoder.network for encoder in self.encoders.values())} | tiny
 
     def encoder(self, name: str) -> EncoderParams:
         """Raises UsageError, which lists the encoders, if there is none of that name."""

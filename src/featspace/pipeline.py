@@ -10,7 +10,7 @@ import diffusers
 import numpy as np
 import torch
 import transformers
-from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline, UNet2DConditionModel
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 from PIL import Image
@@ -23,6 +23,8 @@ from featspace.hub import obtain
 from featspace.networks import explained
 from featspace.prior import Prior
 from featspace.weights import check_folder
+
+SAFELY = {"use_safetensors": True, "local_files_only": True}
 
 
 @dataclass
@@ -96,6 +98,7 @@ class FeatureDecodingPipeline(DiffusionPipeline):
         preset: str = "fast",
         evaluations: int = 128,
         stop_at: float | None = None,
+        tiny_vae: AutoencoderTiny | None = None,
         steps: int = 1000,
         recurrences: int = 8,
         emphasis_steps: int = 5,
@@ -110,7 +113,8 @@ class FeatureDecodingPipeline(DiffusionPipeline):
         """Decodes `features` (N, D), one image each; for several images of a feature repeat its row.
 
         `encoder` maps images (N, 3, H, W) in [0, 1] to (N, D), differentiably. `preset` is "fast" (`fast.fast_decode`:
-        `evaluations`, `stop_at`) or "paper" (`guidance.guided_decode`: `steps` to `clip_std`, by default the published
+        `evaluations`, `stop_at`, and `tiny_vae`, a small autoencoder of the same latents to guide through while noise
+        is high) or "paper" (`guidance.guided_decode`: `steps` to `clip_std`, by default the published
         12,960 evaluations). `generator`: one a sample makes an image independent of its batch.
         `callback_on_step_end(pipeline, index, timestep, {"latents", "distance_before", "distance_after", "guided"})` is
         called after each guided evaluation. `output_type` is "pil", "np" or "pt".
@@ -144,7 +148,8 @@ class FeatureDecodingPipeline(DiffusionPipeline):
         networks = prior.predict_noise, prior.decode, FeatureDistance(encoder, features.to(self.device)), draw_noise
         callback = observe if callback_on_step_end else None
         if preset == "fast":
-            decoded = fast_decode(*networks, prior.alpha_bars, evaluations, stop_at, callback)
+            preview = None if tiny_vae is None else prior.through(tiny_vae.requires_grad_(False).eval()).decode
+            decoded = fast_decode(*networks, prior.alpha_bars, evaluations, stop_at, callback, preview)
         else:
             schedule = Schedule.spaced(prior.alpha_bars, steps, recurrences, emphasis_steps, emphasis_recurrences)
             decoded = guided_decode(*networks, schedule, guidance_weight, clip_std, callback)
@@ -175,18 +180,38 @@ def load_pipeline(
         check_folder(folder)
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
-    options = {"use_safetensors": True, "local_files_only": True}
     kinds = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
     with explained(source):
         networks = {}
         for part, kind in kinds.items():
             dtype = torch.float32 if part == "text_encoder" else getattr(torch, precision)
-            networks[part], loaded = kind.from_pretrained(
-                folder, subfolder=part, output_loading_info=True, dtype=dtype, **options
-            )
-            if loaded["missing_keys"]:  # the libraries would go on with random numbers in their place
-                raise FeatspaceError(f"{source}: its weights lack {part}/{min(loaded['missing_keys'])}; get them again")
-        pipeline = FeatureDecodingPipeline.from_pretrained(folder, **networks, **options)
+            networks[part] = _whole(kind, folder, source, dtype, subfolder=part)
+        pipeline = FeatureDecodingPipeline.from_pretrained(folder, **networks, **SAFELY)
     for network in (pipeline.unet, pipeline.vae):
         network.to(memory_format=torch.channels_last)  # the faster layout for convolutions
     return pipeline.to(device)
+
+
+def load_tiny_vae(
+    name: str, root: Path = Path(), precision: str = "float32", device: torch.device | str = "cpu"
+) -> AutoencoderTiny:
+    """A small autoencoder of a prior's latents, such as TAESD: a folder, or `autoencoder:<repo>` (`hub.obtain`).
+
+    Raises FeatspaceError as `load_pipeline`.
+    """
+    folder = root / name
+    if name.startswith("autoencoder:") and not folder.is_dir():
+        folder = obtain(name, root)
+    else:
+        check_folder(folder)
+    with explained(name):
+        vae = _whole(AutoencoderTiny, folder, name, getattr(torch, precision))
+    return vae.to(device, memory_format=torch.channels_last)
+
+
+def _whole(kind: type, folder: Path, source: str, dtype: torch.dtype, **options):
+    network, loaded = kind.from_pretrained(folder, output_loading_info=True, dtype=dtype, **options, **SAFELY)
+    if loaded["missing_keys"]:  # the libraries would go on with random numbers in their place
+        missing = "/".join([*options.values(), min(loaded["missing_keys"])])
+        raise FeatspaceError(f"{source}: its weights lack {missing}; get them again")
+    return network

@@ -13,10 +13,11 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from featspace.architectures import blank_prior
+from featspace.architectures import blank_prior, blank_tiny_vae
 from featspace.devices import GIB, choose_device, device_name, free_memory
 from featspace.encoders import Encoder, load_encoder
 from featspace.errors import FeatspaceError
+from featspace.fast import PREVIEW, noise_levels
 from featspace.guidance import Schedule
 from featspace.params import DecodeParams, EncoderParams, Params, Profile
 from featspace.prior import Prior
@@ -42,9 +43,10 @@ class Cost:
     """Bytes of the activations that the backward pass needs."""
 
 
-def evaluation_cost(prior: Prior, encoder: Callable[[torch.Tensor], torch.Tensor]) -> Cost:
+def evaluation_cost(prior: Prior, encoder: Callable[[torch.Tensor], torch.Tensor], preset: str = "paper") -> Cost:
     """Runs one guided evaluation of `prior` and `encoder` (a module: images in [0, 1] → features, (N, D)).
 
+    In the preset paper the corrected estimate is decoded and scored once more.
     Meant for networks on the meta device, where tensors have shapes but no values: that takes seconds and no memory.
     """
     tensors = [p for network in (prior.unet, prior.vae, encoder) for p in (*network.parameters(), *network.buffers())]
@@ -63,8 +65,9 @@ def evaluation_cost(prior: Prior, encoder: Callable[[torch.Tensor], torch.Tensor
             clean = z - prior.predict_noise(z.clone(), torch.tensor(T, device=device))
             loss = encoder(prior.decode(clean).clamp(0, 1)).sum()
         torch.autograd.grad(loss, z)
-        with torch.no_grad():  # the corrected estimate is decoded and scored once more
-            encoder(prior.decode(clean).clamp(0, 1))
+        if preset == "paper":
+            with torch.no_grad():
+                encoder(prior.decode(clean).clamp(0, 1))
     return Cost(
         flops=counter.get_total_flops(),
         weights=sum(tensor.untyped_storage().nbytes() for tensor in weights.values()),
@@ -123,11 +126,19 @@ def describe(
     dtype = getattr(torch, decode.precision)
     with torch.device("meta"):
         prior = blank_prior(profile.prior, params.root, dtype)
-        cost = evaluation_cost(prior, load_encoder(encoder.network, params.root, weights=False).to("meta"))
-    evaluations = evaluations_of(decode, prior.alpha_bars)
-    total = images * evaluations * cost.flops
+        network = load_encoder(encoder.network, params.root, weights=False).to("meta")
+        cost = evaluation_cost(prior, network, decode.preset)
+    flops, evaluations = cost.flops, evaluations_of(decode, prior.alpha_bars)
+    if decode.preset == "fast" and decode.tiny_vae:
+        with torch.device("meta"):
+            tiny = prior.through(blank_tiny_vae(decode.tiny_vae, params.root, dtype))
+            small = evaluation_cost(tiny, network, decode.preset).flops
+        bars = prior.alpha_bars[noise_levels(prior.alpha_bars, evaluations)]
+        share = float(((1 - bars) / bars > PREVIEW**2).double().mean())
+        flops = share * small + (1 - share) * flops
+    total = images * evaluations * flops
     yield f"images       {images}"
-    yield f"evaluations  {evaluations:,} an image, each {_flop(cost.flops)}; the prior in {decode.precision}"
+    yield f"evaluations  {evaluations:,} an image, each {_flop(flops)}; the prior in {decode.precision}"
     yield (
         f"memory       {cost.weights / GIB:.2f} GiB of weights, and {cost.kept / GIB:.2f} GiB for each image at once, "
         f"at most {min(decode.batch, images)}; fewer where memory is short"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 
 
 class Prior:
@@ -25,6 +27,12 @@ class Prior:
     def latent_shape(self) -> tuple[int, int, int]:
         size = self.unet.config.sample_size
         return self.unet.config.in_channels, size, size
+
+    def through(self, vae: AutoencoderKL | AutoencoderTiny) -> Prior:
+        """This prior with another autoencoder of the same latents."""
+        other = copy.copy(self)
+        other.vae = vae
+        return other
 
     def predict_noise(self, z: torch.Tensor, t: int) -> torch.Tensor:
         """ε_θ(z_t, t, c), from whatever the UNet was trained to predict (ε or v)."""

@@ -61,7 +61,7 @@ def describe(table: pd.DataFrame, images: pd.DataFrame) -> str:
     lines = [
         "# Methods compared",
         "",
-        f"`featspace bench` on {per.max()} photographs × {len(per)} encoders × {images['sample'].nunique()} samples,",
+        f"`featspace bench` on {per.max()} photographs × {len(per)} encoders × {images['sample'].nunique()} sample(s),",
         f"{', '.join(sorted(images['device'].unique()))}. Everything is measured from the saved PNGs. Ratio: squared",
         "distance over that of the target's own JPEG copy of quality 75. Judge: mean cosine of an encoder that took no",
         "part. Error: the prior's denoising error over that of real photographs (1 is as natural as they are). s:",

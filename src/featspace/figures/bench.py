@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from featspace.plotting import GRAY, save, style
 from featspace.tables import read_table
@@ -24,10 +25,15 @@ def run_bench_figure(table: Path, out: Path) -> None:
             _draw(right, part.sort_values("evaluations"), "ratio", "error", number, method)
         for axes, x, y in ((left, "guided evaluations", "distance"), (right, "distance", "denoising error")):
             axes.set(xlabel=x, ylabel=y, xscale="log", yscale="log")
+            for axis in (axes.xaxis, axes.yaxis):  # the page's style has no math, so no powers of ten
+                axis.set_major_formatter(lambda value, _: f"{value:g}")
+                axis.set_minor_formatter(NullFormatter())
             axes.axhline(1, color=GRAY, linewidth=0.5, linestyle=":")
+        right.set_yscale("linear")
+        right.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         right.axvline(1, color=GRAY, linewidth=0.5, linestyle=":")
-        left.set_title("distance: over that of the JPEG copy, quality 75", fontsize=7.5, color=GRAY)
-        right.set_title("denoising error: over that of real photographs", fontsize=7.5, color=GRAY)
+        left.set_title("distance over that of a JPEG copy", fontsize=7.5, color=GRAY)
+        right.set_title("denoising error over that of photographs", fontsize=7.5, color=GRAY)
         left.legend(frameon=False, fontsize=6)
         save(figure, out)
 

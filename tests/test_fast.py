@@ -11,7 +11,7 @@ from toy_models import DTYPE, ToyEncoder, target_feature
 
 from featspace import fast
 from featspace.errors import FeatspaceError, UsageError
-from featspace.fast import fast_decode, noise_levels, step_size
+from featspace.fast import fast_decode, step_size, visits
 
 BARS = alpha_bars(1000)
 CENTER, SPREAD = 0.3, 0.5
@@ -45,12 +45,31 @@ def exact(evaluations=60, seeds=(1,), target=0.0, **options):
     return fast_decode(gaussian_noise, painted, match(wanted), noise_of(*seeds), BARS, evaluations, **options)
 
 
-def test_levels_go_from_the_noisiest_to_the_finest_in_even_steps():
-    levels = noise_levels(BARS, 64)
-    sigmas = ((1 - BARS[levels]) / BARS[levels]).sqrt()
-    assert levels[0] == 999 and levels == sorted(levels, reverse=True)
-    assert sigmas[-1] == pytest.approx(fast.FINEST, rel=0.05)
-    np.testing.assert_allclose(np.diff(sigmas ** (1 / fast.SPACING)), np.diff(sigmas ** (1 / 3)).mean(), atol=0.01)
+def test_half_the_budget_samples_to_the_middle_and_the_rest_descends_to_the_finest_level():
+    planned = visits(BARS, 128)
+    assert [visit.samples for visit in planned] == [True] * 64 + [False] * 64
+    assert [visit.t for visit in planned[1:]] == [
+        visit.t if visit.renews else visit.following for visit in planned[:-1]
+    ]  # noise that is renewed is of the same level
+    assert [visit.renews for visit in planned] == [True, False] * 32 + [False] * 64
+
+    def sigma(part):
+        bars = BARS[[visit.t for visit in part]]
+        return ((1 - bars) / bars).sqrt()
+
+    for part, ends in ((planned[:64:2], (sigma(planned)[0], None)), (planned[64:], (fast.MIDDLE, fast.FINEST))):
+        steps = np.diff(sigma(part) ** (1 / 3))
+        np.testing.assert_allclose(steps, steps.mean(), atol=0.01)
+        for found, end in zip(sigma(part)[[0, -1]], ends, strict=True):
+            assert end is None or found == pytest.approx(float(end), rel=0.05)
+    assert planned[0].t == 999
+
+
+@pytest.mark.parametrize("evaluations", [2, 3, 4, 7, 16, 513])
+def test_any_budget_is_spent_and_goes_down(evaluations):
+    planned = visits(BARS, evaluations)
+    assert len(planned) == evaluations and planned[0].t == 999
+    assert all(visit.following <= visit.t for visit in planned) and planned[-1].t == visits(BARS, 128)[-1].t
 
 
 def test_steps_grow_as_the_budget_shrinks_up_to_double():
@@ -60,17 +79,27 @@ def test_steps_grow_as_the_budget_shrinks_up_to_double():
 def test_without_guidance_it_follows_the_probability_flow(monkeypatch):
     """Of a Gaussian prior that is u(σ) − μ ∝ √(s² + σ²) (Karras et al. 2022, eq. 4 solved)."""
     monkeypatch.setattr(fast, "RATE", 0.0)
+    monkeypatch.setattr(fast, "MIDDLE", torch.inf)  # nothing is sampled
     result = exact(evaluations=1000)
     start = noise_of(1)() / BARS[-1].sqrt()
-    first, last = ((1 - BARS[t]) / BARS[t] for t in (999, noise_levels(BARS, 1000)[-1]))
+    first, last = ((1 - BARS[t]) / BARS[t] for t in (999, visits(BARS, 1000)[-1].t))
     end = CENTER + (start - CENTER) * ((SPREAD**2 + last) / (SPREAD**2 + first)).sqrt()
     clean = end - last * (end - CENTER) / (SPREAD**2 + last)
     torch.testing.assert_close(result.latents, clean, rtol=0.02, atol=0.01)
 
 
+def test_without_guidance_it_samples_the_prior(monkeypatch):
+    monkeypatch.setattr(fast, "RATE", 0.0)
+    monkeypatch.setattr(fast, "WEIGHT", 0.0)
+    latents = exact(evaluations=256, seeds=tuple(range(16))).latents
+    assert latents.mean() == pytest.approx(CENTER, abs=0.03)
+    assert latents.std() == pytest.approx(SPREAD, rel=0.05)
+
+
 def test_what_no_feature_depends_on_is_left_to_the_prior(monkeypatch):
     guided = exact()
     monkeypatch.setattr(fast, "RATE", 0.0)
+    monkeypatch.setattr(fast, "WEIGHT", 0.0)
     free = exact()
     torch.testing.assert_close(guided.latents[:, 3], free.latents[:, 3], rtol=1e-12, atol=1e-12)
     assert guided.distances < 0.05 * free.distances
@@ -148,7 +177,7 @@ def test_a_preview_takes_the_decoders_place_while_noise_is_high_and_is_never_the
 
     plain, coarse = exact(target=0.5), exact(target=0.5, preview=preview)
     torch.testing.assert_close(coarse.latents, plain.latents)
-    high = [(1 - BARS[t]) / BARS[t] > fast.PREVIEW**2 for t in noise_levels(BARS, 60)]
+    high = [visit.samples for visit in visits(BARS, 60)]
     assert len(shown) == sum(high) and 0 < sum(high) < 60
 
     perfect = torch.full((1, 3, 8, 8), 0.5, dtype=DTYPE)  # it shows the target itself, which is not what D shows

@@ -173,10 +173,11 @@ def _decode(
         return torch.stack([torch.randn(prior.latent_shape, generator=g) for g in generators]).to(device)
 
     start = time.perf_counter()
+    clip_std = profile.encoder(name).clip_std
     if job.method == "fast":
-        images = fast_decode(unet, vae, distance, draw_noise, prior.alpha_bars, job.evaluations).images
+        bars, budget = prior.alpha_bars, job.evaluations
+        images = fast_decode(unet, vae, distance, draw_noise, bars, budget, clip_std=clip_std).images
     else:
-        clip_std = profile.encoder(name).clip_std
         problem = Problem(unet, vae, distance, draw_noise, prior.alpha_bars, clip_std)
         METHODS[job.method][0](problem, job.evaluations, job.weight)
         images = problem.images

@@ -1,4 +1,4 @@
-"""The preset `fast`: the guided decoder as one descent, momentum through all noise levels (`guidance` is the paper's).
+"""The preset `fast`: sample while noise is high, descend once it is low (`guidance` is the paper's own decoder).
 
 Symbols are those of `guidance`: ε, z_t, ẑ₀, x̂ = D(ẑ₀), f, f*, ℓ(x) = ‖f(x) − f*‖², ᾱ_t; and σ_t = √((1 − ᾱ_t)/ᾱ_t), the
 noise level in the coordinates u = z_t/√ᾱ_t (Karras et al. 2022, arXiv 2206.00364), in which u = z₀ + σ_t·noise.
@@ -7,38 +7,60 @@ noise level in the coordinates u = z_t/√ᾱ_t (Karras et al. 2022, arXiv 2206.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 
 from featspace.errors import FeatspaceError, UsageError
-from featspace.guidance import NEVER_FINITE, Decoded, Evaluation, nearest
+from featspace.guidance import NEVER_FINITE, Decoded, Evaluation, conditioned, nearest
 
+MIDDLE = 1.0
+"""σ above which the image is sampled, and below which ℓ is descended."""
 FINEST = 0.1
 """σ of the last level: finer noise is below what the decoded image shows."""
 SPACING = 3.0
 """ρ: levels are evenly spaced in σ^(1/ρ) (Karras et al. 2022, eq. 5)."""
+WEIGHT = 0.5
+"""w of the sampling."""
 B1, B2, EPS = 0.8, 0.95, 1e-8
 """Adam's β₁, β₂ and ε (Kingma and Ba 2015); short memories, as the landscape changes from level to level."""
 RATE = 0.1
 """λ at 128 evaluations: the share of the noise that an evaluation moves each element of u by."""
-PREVIEW = 1.0
-"""σ above which a small autoencoder, where there is one, shows enough of the clean image."""
 RANGE = 10.0
-"""κ: the weight of pixels beyond [−1, 1], which saving clamps, so that ℓ alone would never bring them back."""
+"""κ′: the weight of pixels beyond [−1, 1], which saving clamps, so that ℓ alone would never bring them back."""
 
 
-def noise_levels(alpha_bars: torch.Tensor, evaluations: int) -> list[int]:
-    """The training timestep of each evaluation, from the noisiest down to σ = 0.1, evenly spaced in σ^(1/3).
+class Visit(NamedTuple):
+    """One guided evaluation: its timestep and the next one; whether it samples; whether its noise is renewed after."""
 
-    `alpha_bars` is the training schedule ᾱ, (T,). Where levels are finer than the schedule, a timestep is repeated.
-    Raises UsageError for fewer than 2 evaluations.
+    t: int
+    following: int
+    samples: bool
+    renews: bool
+
+
+def visits(alpha_bars: torch.Tensor, evaluations: int) -> list[Visit]:
+    """The evaluations of a budget: half from the noisiest level to σ = 1, each level twice, the rest on to σ = 0.1.
+
+    `alpha_bars` is the training schedule ᾱ, (T,). Levels are evenly spaced in σ^(1/3); where they are finer than the
+    schedule, a timestep is repeated. Raises UsageError for fewer than 2 evaluations.
     """
     if evaluations < 2:
         raise UsageError(f"evaluations is {evaluations}: it must be at least 2")
     sigmas = ((1 - alpha_bars) / alpha_bars).double().sqrt()
-    ends = sigmas[-1] ** (1 / SPACING), max(FINEST, float(sigmas[0])) ** (1 / SPACING)
-    wanted = torch.linspace(*map(float, ends), evaluations, dtype=torch.float64) ** SPACING
-    return (sigmas[None] - wanted[:, None].to(sigmas.device)).abs().argmin(1).tolist()
+    top = max(FINEST, float(sigmas[-1]))
+    count = evaluations // 4 if top > MIDDLE else 0
+
+    def levels(first: float, last: float, number: int) -> list[int]:
+        wanted = torch.linspace(first ** (1 / SPACING), last ** (1 / SPACING), number, dtype=torch.float64) ** SPACING
+        return (sigmas[None] - wanted[:, None].to(sigmas.device)).abs().argmin(1).tolist()
+
+    fine = levels(MIDDLE if count else top, max(FINEST, float(sigmas[0])), evaluations - 2 * count)
+    coarse = levels(top, MIDDLE, count + 1)[:-1]
+    found = []
+    for t, following in zip(coarse, [*coarse, fine[0]][1:], strict=True):
+        found += [Visit(t, following, True, True), Visit(t, following, True, False)]
+    return found + [Visit(t, following, False, False) for t, following in zip(fine, [*fine, fine[-1]][1:], strict=True)]
 
 
 def step_size(evaluations: int) -> float:
@@ -54,73 +76,92 @@ def fast_decode(
     alpha_bars: torch.Tensor,
     evaluations: int = 128,
     stop_at: float | None = None,
+    clip_std: float | None = 3.0,
     callback: Callable[[Evaluation], None] | None = None,
     preview: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> Decoded:
-    """Images whose features come to match their targets, in `evaluations` guided evaluations and one draw of noise.
+    """Images whose features come to match their targets, in `evaluations` guided evaluations.
 
-    At each level σ (`noise_levels`), from u = z_T/√ᾱ_T on:
+    Each evaluation (`visits`) is at one level σ, and starts alike:
 
-    1. ε = ε_θ(√ᾱ_t·u, t, c); ẑ₀ = u − σ·ε; x̂ = D(ẑ₀); g = ∇_u ℓ(x̂)·(1 + κ·e(x̂)), through encoder, VAE decoder and
-       UNet, where e(x̂) is the mean of max(|x̂| − 1, 0)² over the pixels.
-    2. m ← β₁·m + (1 − β₁)·g/‖g‖; v ← β₂·v + (1 − β₂)·(g/‖g‖)², elementwise (Adam's moments, of unit gradients).
-    3. u ← u − λ·σ·m̂/√v̂ + (σ′ − σ)·ε: Adam's step, in proportion to the noise, and DDIM's (Song et al. 2021, with η = 0)
+    1. ε = ε_θ(z_t, t, c); ẑ₀ = (z_t − √(1−ᾱ_t)·ε)/√ᾱ_t; x̂ = D(ẑ₀); g = ∇ ℓ(x̂)·(1 + κ′·e(x̂)), through encoder, VAE
+       decoder and UNet, where e(x̂) is the mean of max(|x̂| − 1, 0)² over the pixels.
+
+    The first half samples, from the noisiest level to σ = 1, which settles what is where in the image:
+
+    2. ε̂ = ε + w·g, g conditioned as in the paper (`guidance.conditioned`), w = ½; the posterior step of DDPM with ε̂ to
+       the next level (Ho et al. 2020, eq. 6 and 7); noise is renewed once, so that each level is visited twice.
+
+    The second half descends, to σ = 0.1, which settles how near the feature comes:
+
+    3. m ← β₁·m + (1 − β₁)·g/‖g‖; v ← β₂·v + (1 − β₂)·(g/‖g‖)², elementwise (Adam's moments, of unit gradients).
+    4. u ← u − λ·σ·m̂/√v̂ + (σ′ − σ)·ε: Adam's step, in proportion to the noise, and DDIM's (Song et al. 2021, with η = 0)
        to the next level σ′.
 
-    What it keeps of the paper's schedule is the gradient through the denoiser, which turns feature errors into what the
-    prior can say. What it leaves out: the renewed noise, which undoes each correction; the steps of one length, which
-    overshoot late; the second decoding. The nearest x̂ seen is the result.
+    The nearest x̂ seen is the result. Of the paper's schedule it leaves out what it spends most on: a thousand
+    evaluations at levels that show next to nothing, steps of one length, which overshoot late, and the second decoding.
 
-    Tried and left out, as at the same budget they came no nearer: fresh noise between levels, small shifts of x̂ before
-    the encoder, ending with Adam on the clean latent without the UNet. L-BFGS there came nearer, but to images that the
-    prior and a judging encoder find less natural; steps along the plain momentum instead of Adam's saturate the image.
+    Tried at the same budget: descending through all levels comes somewhat nearer, to images that the judging encoder
+    finds less similar; there, fresh noise between levels, small shifts of x̂ before the encoder, and ending with Adam on
+    the clean latent without the UNet came no nearer. L-BFGS there came nearer, to less natural images; steps along the
+    plain momentum instead of Adam's saturate the image.
 
     `distance(x, rows)` is ℓ of images x (n, 3, H, W), n ≤ N, of the samples `rows` (n,); the other functions are those
-    of `guidance.guided_decode`, but that noise is drawn once. `preview(z)`, a cheaper D such as a tiny autoencoder's,
-    takes its place while σ > 1; what it shows is never the result. A sample leaves the batch at the first evaluation
-    that finds ℓ ≤ `stop_at`; from then on its trace is NaN. A sample whose gradient is not finite is left unguided in
-    that evaluation. Raises FeatspaceError if a sample never had a finite distance, UsageError for fewer than 2
-    evaluations.
+    of `guidance.guided_decode`. `preview(z)`, a cheaper D such as a tiny autoencoder's, takes its place in the first
+    half; what it shows is never the result. A sample leaves the batch at the first evaluation that finds ℓ ≤ `stop_at`;
+    from then on its trace is NaN. A sample whose gradient is not finite is left unguided in that evaluation. Raises
+    FeatspaceError if a sample never had a finite distance, UsageError for fewer than 2 evaluations.
     """
-    timesteps = noise_levels(alpha_bars, evaluations)
-    bars = [float(alpha_bars[t]) for t in timesteps]
-    sigmas = [((1 - bar) / bar) ** 0.5 for bar in bars]
-    rate = step_size(evaluations)
-    u = draw_noise() / bars[0] ** 0.5
-    m, v, latents = torch.zeros_like(u), torch.zeros_like(u), torch.zeros_like(u)
-    unguided = torch.zeros(len(u), dtype=torch.int64, device=u.device)
-    spent, best, trace, going = torch.zeros_like(unguided), None, [], torch.arange(len(u), device=u.device)
-    for index, (t, bar, sigma) in enumerate(zip(timesteps, bars, sigmas, strict=True)):
-        z = bar**0.5 * u
+    planned, rate = visits(alpha_bars, evaluations), step_size(evaluations)
+    first = {visit.t: index for index, visit in reversed(list(enumerate(planned)))}
+    z = draw_noise()
+    m, v, latents = torch.zeros_like(z), torch.zeros_like(z), torch.zeros_like(z)
+    unguided = torch.zeros(len(z), dtype=torch.int64, device=z.device)
+    spent, best, trace, going = torch.zeros_like(unguided), None, [], torch.arange(len(z), device=z.device)
+    descents = 0
+    for index, visit in enumerate(planned):
+        bar, following = float(alpha_bars[visit.t]), float(alpha_bars[visit.following])
+        coarse = preview is not None and visit.samples
+        given = z.clone()
         part = z[going].requires_grad_()
-        eps = predict_noise(part, t)
-        clean = part / bar**0.5 - sigma * eps
-        coarse = preview is not None and sigma > PREVIEW
+        eps = predict_noise(part, visit.t)
+        clean = (part - (1 - bar) ** 0.5 * eps) / bar**0.5
         image = (preview if coarse else decode_latents)(clean)
         loss = distance(image, going)
         (gradient,) = torch.autograd.grad((loss * (1 + RANGE * _excess(image))).sum(), part)
-        clean, eps, image, loss = clean.detach(), eps.detach(), image.detach(), loss.detach()
+        part, clean, eps, image, loss = (x.detach() for x in (part, clean, eps, image, loss))
         with torch.no_grad():
             unit, finite = _unit(gradient)
-            m[going] = B1 * m[going] + (1 - B1) * unit
-            v[going] = B2 * v[going] + (1 - B2) * unit**2
-            step = m[going] / (1 - B1 ** (index + 1)) / ((v[going] / (1 - B2 ** (index + 1))).sqrt() + EPS)
-            moved = clean - rate * sigma * step
-            u[going] = moved + sigmas[min(index + 1, evaluations - 1)] * eps
+            if visit.samples:
+                corrected = eps + WEIGHT * conditioned(gradient, eps, clip_std)
+                moved = (part - (1 - bar) ** 0.5 * corrected) / bar**0.5
+                beta = 1 - bar / following
+                spread = beta * (1 - following) / (1 - bar)
+                z[going] = following**0.5 * moved + (1 - following - spread) ** 0.5 * corrected
+                z = z + spread**0.5 * draw_noise()
+                if visit.renews:
+                    z = (1 - beta) ** 0.5 * z + beta**0.5 * draw_noise()
+            else:
+                descents += 1
+                m[going] = B1 * m[going] + (1 - B1) * unit
+                v[going] = B2 * v[going] + (1 - B2) * unit**2
+                step = m[going] / (1 - B1**descents) / ((v[going] / (1 - B2**descents)).sqrt() + EPS)
+                moved = clean - rate * ((1 - bar) / bar) ** 0.5 * step
+                z[going] = following**0.5 * moved + (1 - following) ** 0.5 * eps
             done = loss <= (-torch.inf if stop_at is None or coarse else stop_at)
             latents[going] = torch.where(done.view(-1, 1, 1, 1), clean, moved)
             spent[going] += 1
             unguided[going] += ~finite
-            recurrence = index - timesteps.index(t)
-            best = best if coarse else _kept(best, going, image, loss, t, recurrence)
-            after = torch.full((len(u),), torch.nan, dtype=loss.dtype, device=u.device)
+            recurrence = index - first[visit.t]
+            best = best if coarse else _kept(best, going, image, loss, visit.t, recurrence)
+            after = torch.full((len(z),), torch.nan, dtype=loss.dtype, device=z.device)
             losses = after.clone()
             losses[going] = loss
-            trace.append((t, losses, after))
+            trace.append((visit.t, losses, after))
             if callback is not None:
                 guided = torch.ones_like(unguided, dtype=torch.bool)
                 guided[going] = finite
-                callback(Evaluation(index, t, recurrence, z, losses, after, guided))
+                callback(Evaluation(index, visit.t, recurrence, given, losses, after, guided))
             going = going[~done]
         if len(going) == 0:
             break
@@ -128,7 +169,7 @@ def fast_decode(
         raise FeatspaceError(NEVER_FINITE)
     with torch.no_grad():
         last = decode_latents(latents)
-        everyone = torch.arange(len(u), device=u.device)
+        everyone = torch.arange(len(z), device=z.device)
         return Decoded(*best, last, distance(last, everyone), latents, spent, trace, unguided)
 
 

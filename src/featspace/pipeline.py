@@ -149,7 +149,7 @@ class FeatureDecodingPipeline(DiffusionPipeline):
         callback = observe if callback_on_step_end else None
         if preset == "fast":
             preview = None if tiny_vae is None else prior.through(tiny_vae.requires_grad_(False).eval()).decode
-            decoded = fast_decode(*networks, prior.alpha_bars, evaluations, stop_at, callback, preview)
+            decoded = fast_decode(*networks, prior.alpha_bars, evaluations, stop_at, clip_std, callback, preview)
         else:
             schedule = Schedule.spaced(prior.alpha_bars, steps, recurrences, emphasis_steps, emphasis_recurrences)
             decoded = guided_decode(*networks, schedule, guidance_weight, clip_std, callback)

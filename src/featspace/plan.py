@@ -17,7 +17,7 @@ from featspace.architectures import blank_prior, blank_tiny_vae
 from featspace.devices import GIB, choose_device, device_name, free_memory
 from featspace.encoders import Encoder, load_encoder
 from featspace.errors import FeatspaceError
-from featspace.fast import PREVIEW, noise_levels
+from featspace.fast import visits
 from featspace.guidance import Schedule
 from featspace.params import DecodeParams, EncoderParams, Params, Profile
 from featspace.prior import Prior
@@ -133,8 +133,8 @@ def describe(
         with torch.device("meta"):
             tiny = prior.through(blank_tiny_vae(decode.tiny_vae, params.root, dtype))
             small = evaluation_cost(tiny, network, decode.preset).flops
-        bars = prior.alpha_bars[noise_levels(prior.alpha_bars, evaluations)]
-        share = float(((1 - bars) / bars > PREVIEW**2).double().mean())
+        planned = visits(prior.alpha_bars, evaluations)
+        share = sum(visit.samples for visit in planned) / len(planned)
         flops = share * small + (1 - share) * flops
     total = images * evaluations * flops
     yield f"images       {images}"

@@ -5,38 +5,75 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from featspace.plotting import GRAY, save, style
+from featspace.plotting import GRAY, INK, save, style
 from featspace.tables import read_table
 
 COLUMNS = {"method": str, "evaluations": int, "weight": float, "ratio": float, "error": float}
+OWN, OTHER = "#b8500f", "#33658a"
+NAMES = {
+    "paper_even": "paper, no emphasis",
+    "latent_adam": "no prior (latent Adam)",
+    "best_of": "best of unguided",
+    "universal": "universal guidance",
+    "mpgd": "MPGD",
+    "dsg": "DSG",
+    "tfg": "TFG",
+}
+LABEL = {"textcoords": "offset points", "fontsize": 6}
+DISTANCE = "squared distance, over that of the target’s JPEG copy (quality 75)"
 
 
 def run_bench_figure(table: Path, out: Path) -> None:
     """Draws <out>.png and <out>.pdf from the table that `bench_summary.run_bench_summary` wrote."""
     rows = read_table(table, COLUMNS)
     with style():
-        figure = Figure(figsize=(7, 3), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        for number, (method, part) in enumerate(rows.groupby("method", sort=True)):
-            _draw(left, part.sort_values("evaluations"), "evaluations", "ratio", number, method)
-            _draw(right, part.sort_values("evaluations"), "ratio", "error", number, method)
-        for axes, x, y in ((left, "guided evaluations", "distance"), (right, "distance", "denoising error")):
-            axes.set(xlabel=x, ylabel=y, xscale="log", yscale="log")
-            for axis in (axes.xaxis, axes.yaxis):  # the page's style has no math, so no powers of ten
-                axis.set_major_formatter(lambda value, _: f"{value:g}")
-                axis.set_minor_formatter(NullFormatter())
-            axes.axhline(1, color=GRAY, linewidth=0.5, linestyle=":")
-        right.set_yscale("linear")
-        right.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        right.axvline(1, color=GRAY, linewidth=0.5, linestyle=":")
-        left.set_title("distance over that of a JPEG copy", fontsize=7.5, color=GRAY)
-        right.set_title("denoising error over that of photographs", fontsize=7.5, color=GRAY)
-        left.legend(frameon=False, fontsize=6)
-        save(figure, out)
+        save(draw(rows), out)
 
 
-def _draw(axes, part: pd.DataFrame, x: str, y: str, number: int, label: str) -> None:
-    axes.plot(part[x], part[y], color=f"C{number}", marker="o", markersize=3, linewidth=0.8, label=label)
+def draw(rows: pd.DataFrame) -> Figure:
+    """Left: `ratio` against evaluations, a line a method. Right: `error` against `ratio`, the frontier."""
+    figure = Figure(figsize=(7, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    others = rows[rows["method"] != "fast"]
+    sides = {method: -1 if i % 2 else 1 for i, method in enumerate(others.sort_values("error")["method"].unique())}
+    below = 0.0  # the last label's place
+    for row in others.sort_values("ratio").itertuples():  # labels on the left keep a line's distance
+        below = max(row.ratio, 1.25 * below)
+        left.annotate(NAMES.get(row.method, row.method), (row.evaluations, below), (5, -2), **LABEL, color=OTHER)
+    for method, part in rows.groupby("method", sort=True):
+        own, color = part.sort_values("evaluations"), OWN if method == "fast" else OTHER
+        for axes, x, y in ((left, "evaluations", "ratio"), (right, "ratio", "error")):
+            axes.plot(own[x], own[y], color=color, marker="o", markersize=3.5, linewidth=0.9)
+        for row in own.itertuples():
+            side = sides.get(method, 1)
+            text = f"{method} {row.evaluations:,}" if method == "fast" else NAMES.get(method, method)
+            options = LABEL | {"ha": "left" if side > 0 else "right", "color": color}
+            right.annotate(text, (row.ratio, row.error), (4 * side, 3 if method == "fast" else -2), **options)
+        if method == "fast":
+            left.annotate(method, (own["evaluations"].iloc[-1], own["ratio"].iloc[-1]), (5, -2), **LABEL, color=color)
+    _scale(left, "guided evaluations an image", DISTANCE, sorted(rows["evaluations"].unique()), None)
+    _scale(right, DISTANCE, "the prior’s denoising error, over that of photographs", None, [0.7, 1, 1.5, 2])
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.margins(x=0.22, y=0.08)
+    left.axhline(1, color=GRAY, linewidth=0.5, linestyle=":")
+    right.axhline(1, color=GRAY, linewidth=0.5, linestyle=":")
+    right.axvline(1, color=GRAY, linewidth=0.5, linestyle=":")
+    return figure
+
+
+def _scale(axes: Axes, x: str, y: str, xticks: list | None, yticks: list | None) -> None:
+    """Both axes logarithmic, with plain numbers."""
+    axes.set(xscale="log", yscale="log")
+    axes.set_xlabel(x, color=INK, fontsize=6.5)
+    axes.set_ylabel(y, color=INK, fontsize=6.5)
+    for axis, ticks in ((axes.xaxis, xticks), (axes.yaxis, yticks)):
+        if ticks is not None:
+            axis.set_ticks(ticks)
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        axis.set_minor_formatter(NullFormatter())
+    axes.tick_params(labelsize=6.5)

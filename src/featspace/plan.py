@@ -116,7 +116,9 @@ def describe(
     dtype = getattr(torch, decode.precision)
     with torch.device("meta"):
         prior = blank_prior(profile.prior, params.root, dtype)
-        cost = evaluation_cost(prior, load_encoder(encoder.network, params.root, weights=False).to("meta"))
+        cost = evaluation_cost(
+            prior, load_encoder(encoder.network, params.root, weights=False, layer=encoder.layer).to("meta")
+        )
     options = decode.model_dump(include={"steps", "recurrences", "emphasis_steps", "emphasis_recurrences"})
     evaluations = Schedule.spaced(prior.alpha_bars, **options).evaluations
     total = images * evaluations * cost.flops

@@ -75,7 +75,7 @@ def _grid(length: int, height: int, width: int) -> tuple[int, int]:
     divisor = math.gcd(height, width)
     rows, columns = height // divisor, width // divisor
     scale = math.isqrt(length // (rows * columns))
-    if scale == 0 or length - rows * columns * scale**2 > 16:
+    if scale == 0 or length - rows * columns * scale**2 > 8:
         raise FeatspaceError(f"its {length} tokens are no grid of the input's {height}x{width}")
     return rows * scale, columns * scale
 

@@ -1,0 +1,299 @@
+"""The second decoder on tiny networks: an untrained ControlNet changes nothing, a trained one listens to its hint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from diffusers import ControlNetModel, StableDiffusionPipeline
+from ruamel.yaml import YAML
+from safetensors.torch import load_file, save_file
+
+from featspace.cli import main
+from featspace.encoders import load_encoder
+from featspace.errors import FeatspaceError
+from featspace.featinv.controlnet import FeatureControlNet, HintEmbedding, Pairing, load_controlnet
+from featspace.featinv.measures import compare_images, frechet, map_cosine
+from featspace.featinv.pipeline import FeatInv, FeatInvPipeline
+from featspace.featinv.steer import read_direction
+from featspace.featinv.together import cost_in_evaluations, from_level, renoised
+from featspace.params import Params
+from featspace.pipeline import load_pipeline
+from featspace.plotting import DPI
+
+PROMPT = "a photo of a tabby"
+
+
+@pytest.fixture(scope="module")
+def params(project, toy_photographs) -> Path:
+    """A parameter file of its own in the project, with a trained ControlNet for maps and one for pooled features."""
+    values = YAML(typ="safe").load((project / "params.yaml").read_text())
+    network, folder = "data/models/resnet", "data/models/featinv"
+    values["mini"]["featinv"] = {
+        "prompt": PROMPT,
+        "steps": 3,
+        "batch": 2,
+        "controlnets": {
+            "maps": {"network": network, "folder": f"{folder}/maps"},
+            "pooled": {"network": network, "folder": f"{folder}/pooled", "layer": None},
+        },
+        "training": {
+            "photographs": str(toy_photographs),
+            "crop": 64,
+            "epochs": 1.0,
+            "batch": 4,
+            "lr": 1.0e-2,
+            "hint_width": 8,
+            "precision": "float32",
+            "workers": 0,
+            "validations": 1,
+        },
+        "evaluation": {"per_class": 2, "shown": 2},
+        "together": {"steps": 6, "recurrences": 2, "targets": 1, "guidance_weight": 0.5},
+        "steer": {"strengths": [0.0, 1.0]},
+    }
+    path = project / "featinv.yaml"
+    YAML(typ="safe").dump(values, path)
+    for name in ("maps", "pooled"):
+        main(["featinv", "train", "--controlnet", name, "--params", str(path)])
+    return path
+
+
+@pytest.fixture
+def decoder(params, monkeypatch, project):
+    monkeypatch.chdir(project)
+    loaded = Params.load(params)
+    return FeatInv(loaded, loaded.profile("mini"), "maps", torch.device("cpu"))
+
+
+def seeded(count: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(i) for i in range(count)]
+
+
+def test_an_untrained_controlnet_leaves_the_priors_images_unchanged(project):
+    base = load_pipeline(str(project / "data/models/prior"))
+    controlnet = FeatureControlNet.beside(base.unet, 6, 8).eval()
+    for name, weight in controlnet.named_parameters():  # a copy, but for the hint and what leads back to the UNet
+        if name in dict(base.unet.named_parameters()):
+            assert torch.equal(weight, dict(base.unet.named_parameters())[name]), name
+    pipeline = FeatInvPipeline(**base.components, controlnet=controlnet)
+    ours = pipeline(torch.randn(2, 6, 3, 3) * 100, PROMPT, 1.75, 4, seeded(2), "pt")
+    plain = StableDiffusionPipeline(
+        **base.components, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+    )
+    plain.set_progress_bar_config(disable=True)
+    options = {"num_inference_steps": 4, "guidance_scale": 1.75, "height": 64, "width": 64, "output_type": "np"}
+    theirs = torch.from_numpy(plain([PROMPT] * 2, generator=seeded(2), **options).images).permute(0, 3, 1, 2)
+    assert (ours - theirs).abs().max() <= 1 / 255  # ours are rounded to the levels of a file
+
+
+def test_the_hint_embedding_is_the_published_one():
+    embedding = HintEmbedding(5, 512, 320)
+    shapes = [tuple(layer.weight.shape) for layer in embedding.children()]
+    assert shapes == [(512, 5, 3, 3), (512, 512, 3, 3), (320, 512, 3, 3)]
+    hint = torch.randn(1, 5, 4, 4)
+    assert not embedding(hint).any()
+    torch.nn.init.dirac_(embedding.conv_out.weight)
+    silu = torch.nn.functional.silu
+    expected = silu(embedding.conv_mid(silu(embedding.conv_in(hint))))[:, :320]
+    torch.testing.assert_close(embedding(hint), expected)
+
+
+def test_a_trained_controlnet_listens_to_its_hint_sample_by_sample(decoder):
+    shape = decoder.encoder.shape
+    hints = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
+    images = decoder.decode(hints, [1, 2, 3])
+    assert images.shape == (3, 3, 64, 64) and torch.equal((images * 255).round() / 255, images)
+    other = decoder.decode(torch.cat([hints[:2], -hints[2:]]), [1, 2, 3])
+    assert torch.equal(images[:2], other[:2]) and not torch.equal(images[2], other[2])
+    torch.testing.assert_close(decoder.decode(hints[2:], [3])[0], images[2], atol=1.5 / 255, rtol=0)
+    assert not torch.equal(decoder.decode(hints[2:], [4])[0], images[2])
+
+
+def test_a_pooled_feature_is_the_same_at_every_position(params, project):
+    loaded = Params.load(params)
+    decoder = FeatInv(loaded, loaded.profile("mini"), "pooled", torch.device("cpu"))
+    feature = decoder.encoder(torch.rand(1, 3, 64, 64))[:, :, None, None]
+    spread = feature.expand(-1, -1, 16, 16)
+    assert torch.equal(decoder.decode(feature, [0]), decoder.decode(spread, [0]))
+
+
+def test_guidance_is_over_the_prompt_with_the_hint_on_both_branches(decoder):
+    """Scale 1 is the conditional prediction, and the empty prompt guided by itself is the empty prompt."""
+    hints, pipeline = torch.randn(1, *decoder.encoder.shape), decoder.pipeline
+    conditional = pipeline(hints, PROMPT, 1.0, 2, seeded(1), "pt")
+    assert not torch.equal(conditional, pipeline(hints, PROMPT, 3.0, 2, seeded(1), "pt"))
+    assert torch.equal(pipeline(hints, "", 3.0, 2, seeded(1), "pt"), pipeline(hints, "", 1.0, 2, seeded(1), "pt"))
+    z, contexts = torch.randn(1, 4, 16, 16), [pipeline.prior(text).prompt for text in ("", PROMPT)]
+    plain, prompted = (pipeline.predict(z, 999, hints, context) for context in contexts)
+    seen = []
+    pipeline.predict = lambda *given: seen.append(given) or (plain if given[3].equal(contexts[0]) else prompted)
+    pipeline(hints, PROMPT, 1.75, 1, seeded(1), "pt")
+    assert len(seen) == 2 and all(given[2].equal(hints) for given in seen)
+
+
+def test_it_is_saved_as_diffusers_saves_a_controlnet(params, project):
+    folder = project / "data/models/featinv/maps"
+    assert {file.name for file in folder.iterdir()} == {
+        "config.json",
+        "diffusion_pytorch_model.safetensors",
+        "pairing.json",
+    }
+    weights = load_file(folder / "diffusion_pytorch_model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float16}
+    config = ControlNetModel.load_config(folder)
+    assert config["_class_name"] == "FeatureControlNet" and config["conditioning_embedding_out_channels"] == [8]
+    controlnet, pairing = load_controlnet(folder)
+    assert pairing.layer == "unpooled" and pairing.hint == list(
+        load_encoder(str(project / pairing.network), layer="unpooled").shape
+    )
+    assert controlnet.dtype == torch.float32 and not controlnet.training
+
+
+def test_the_fingerprint_is_of_the_weights_not_of_their_precision(params, project):
+    root = project / "data/models"
+    resnet = load_encoder(str(root / "resnet"), layer="unpooled")
+    single, half = (load_pipeline(str(root / "prior"), precision=each).unet for each in ("float32", "bfloat16"))
+    pairings = [Pairing.of("prior", unet, "resnet", resnet) for unet in (single, half)]
+    assert pairings[0] == pairings[1]
+    judge = load_encoder(str(root / "judge"), layer="unpooled")
+    assert Pairing.of("prior", single, "resnet", judge).network_fingerprint != pairings[0].network_fingerprint
+
+
+def test_measures_are_1_for_the_original_and_lower_for_another(project):
+    maps = load_encoder(str(project / "data/models/resnet"), layer="unpooled")
+    judge = load_encoder(str(project / "data/models/judge"))
+    images = torch.rand(4, 3, 64, 64) * torch.tensor([0.2, 1, 0.6, 0.1]).view(-1, 1, 1, 1)
+    table = compare_images(maps, judge, images, images)
+    np.testing.assert_allclose(table[["map_cosine", "pooled_cosine", "judge_cosine", "top1_agrees"]], 1, atol=1e-6)
+    assert (table["shuffled_map_cosine"] < 1 - 1e-4).all()
+    expected = map_cosine(maps.spatial(images).roll(2, 0), maps.spatial(images))
+    np.testing.assert_allclose(table["shuffled_map_cosine"], expected, atol=1e-6)
+    assert compare_images(maps, judge, images[:1], images[:1])["shuffled_map_cosine"].isna().all()
+    features = torch.randn(64, 3)
+    assert frechet(features[:2], features[:2]) is None
+    assert frechet(features, features + torch.tensor([3.0, 0, 0])) == pytest.approx(9, rel=1e-4)
+
+
+def test_guidance_starts_at_the_chosen_level():
+    alpha_bars = torch.linspace(0.999, 0.01, 1000, dtype=torch.float64)
+    schedule = from_level(alpha_bars, 0.5, 10, 2)
+    assert schedule.evaluations == 20 and schedule.timesteps[-1] == 0
+    assert (1 - schedule.alpha_bars[0]) ** 0.5 == pytest.approx(0.5, abs=1e-3)
+    product = np.cumprod([1 - beta for beta in reversed(schedule.betas)])[::-1]
+    np.testing.assert_allclose(product, schedule.alpha_bars)  # each β leads to the next kept level
+    z = renoised(torch.zeros(1, 1, 100, 100), 0.75, torch.randn(1, 1, 100, 100))
+    assert float(z.std()) == pytest.approx(0.5, rel=0.05)
+
+
+def test_the_stages_from_end_to_end(params, project, tmp_path, offline, capsys):
+    options = ["--params", str(params)]
+    targets, out = tmp_path / "targets", tmp_path / "figures"
+    main(["targets", *options, "--out", str(targets)])
+    for name in ("maps", "pooled"):
+        main(["featinv", "evaluate", "--controlnet", name, *options, "--out", str(tmp_path / name)])
+    table = pd.read_csv(tmp_path / "maps" / "evaluation.csv")
+    assert len(table) == 4 and list(table["class"]) == ["tabby"] * 2 + ["school_bus"] * 2
+    assert len(list((tmp_path / "maps").glob("*-0.png"))) == 2
+    # Both are measured by the unpooled map.
+    folders = [str(tmp_path / "maps"), str(tmp_path / "pooled")]
+    main(["featinv", "summary", *folders, "--out", str(tmp_path / "summary.csv")])
+    summary = pd.read_csv(tmp_path / "summary.csv")
+    assert list(summary["layer"]) == ["unpooled", "pooled"]
+    assert summary["map_cosine"].iloc[0] == pytest.approx(table["map_cosine"].mean(), rel=1e-5)
+    main(["featinv", "figure", "reconstructions", *folders, "--out", str(out / "reconstructions")])
+    main(["featinv", "together", "--controlnet", "maps", *options, "--targets", str(targets), "--out", f"{out}/t"])
+    together = pd.read_csv(out / "t" / "together.csv").set_index("way")
+    assert list(together.index) == ["guided", "featinv", "both"] and together["evaluations"]["guided"] == 12
+    assert together["evaluations"]["featinv"] < together["evaluations"]["both"] <= 12
+    main(["featinv", "figure", "together", str(out / "t"), "--out", str(out / "together")])
+    means = tmp_path / "means.safetensors"
+    main(["featinv", "means", "--controlnet", "maps", *options, "--per-class", "3", "--out", str(means)])
+    steer = ["steer", "photo.jpg", "--controlnet", "maps", *options, "--direction", str(means)]
+    main([*steer, "--away", "tabby", "--toward", "school_bus", "--out", str(tmp_path / "steered")])
+    steered = pd.read_csv(tmp_path / "steered" / "steer.csv")
+    assert list(steered["strength"]) == [0, 1] and np.isfinite(steered["moved"]).all()
+    main(["featinv", "figure", "steer", str(tmp_path / "steered"), "--out", str(out / "steer")])
+    for name in ("reconstructions", "together", "steer"):
+        assert (out / f"{name}.png").stat().st_size > DPI and (out / f"{name}.pdf").is_file()
+    main(["featinv", "decode", "photo.jpg", "--controlnet", "maps", *options, "--out", str(tmp_path / "decoded")])
+    first = (tmp_path / "decoded" / "photo-0.png").read_bytes()
+    assert first == (tmp_path / "steered" / "photo-0.png").read_bytes()  # strength 0, the same noise
+    assert "cosine of maps" in capsys.readouterr().out
+
+
+def test_a_direction_is_a_difference_of_means_or_a_vector(project, tmp_path):
+    encoder = load_encoder(str(project / "data/models/resnet"), layer="unpooled")
+    channels, file = encoder.shape[0], tmp_path / "d.safetensors"
+    a, b, v = torch.randn(*encoder.shape), torch.randn(*encoder.shape), torch.randn(channels)
+    save_file({"cat": a, "dog": b, "direction": v}, file)
+    assert torch.equal(read_direction(file, encoder, "cat", "dog"), b - a)
+    assert torch.equal(read_direction(file, encoder)[:, 1, 0], v)
+    save_file({"direction": torch.zeros(channels)}, file)
+    with pytest.raises(FeatspaceError, match="zero or not finite"):
+        read_direction(file, encoder)
+
+
+def test_what_a_featinv_image_costs_is_counted(decoder):
+    hint = torch.randn(1, *decoder.encoder.shape)
+    once = cost_in_evaluations(decoder, hint)
+    decoder.settings = decoder.settings.model_copy(update={"steps": 30})
+    assert 0 < once < 3 and 8 < cost_in_evaluations(decoder, hint) / once < 10  # ten times the steps, one decoding
+
+
+def failing(arguments: list[str], capsys) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    error = capsys.readouterr().err
+    line = error.strip().splitlines()[-1]
+    assert line.startswith("featspace: error:") and "Traceback" not in error
+    return stop.value.code, line
+
+
+def test_hints_of_another_encoder_or_shape_are_refused(params, project, tmp_path, offline, capsys):
+    file = tmp_path / "h.safetensors"
+    decode = ["featinv", "decode", str(file), "--controlnet", "maps", "--params", str(params), "--out", f"{tmp_path}/o"]
+    shape = load_encoder("data/models/resnet", layer="unpooled").shape
+    save_file({"x": torch.zeros(3, 2, 2)}, file)
+    status, line = failing(decode, capsys)
+    assert status == 1 and f"x has a map of shape [3, 2, 2], not a map of shape {list(shape)}" in line
+    save_file({"x": torch.zeros(shape)}, file, metadata={"encoder": "data/models/vit at unpooled"})
+    status, line = failing(decode, capsys)
+    assert status == 1 and "features of data/models/vit at unpooled, not of data/models/resnet" in line
+    save_file({"x": torch.full(shape, torch.nan)}, file)
+    assert "NaN" in failing(decode, capsys)[1]
+    assert failing([*decode[:3], "--controlnet", "map", *decode[5:]], capsys) == (
+        2,
+        "featspace: error: ControlNet 'map' is not in the profile; there are maps, pooled",
+    )
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_controlnet_for_something_else_is_refused(params, project, tmp_path, offline, capsys):
+    values = YAML(typ="safe").load(params.read_text())
+    own = values["mini"]["featinv"]["controlnets"]["maps"]
+
+    def refused(**changes) -> str:
+        values["mini"]["featinv"]["controlnets"]["maps"] = {**own, **changes}
+        YAML(typ="safe").dump(values, project / "changed.yaml")
+        decode = ["featinv", "decode", "photo.jpg", "--controlnet", "maps", "--params", str(project / "changed.yaml")]
+        status, line = failing([*decode, "--out", str(tmp_path / "o")], capsys)
+        assert status == 1
+        return line
+
+    assert "trained for the layer unpooled, not the pooled feature; set `layer`" in refused(layer=None)
+    assert "trained for features of data/models/resnet, not data/models/judge" in refused(network="data/models/judge")
+    assert "images of [32, 32] pixels" in refused(input_size=32)
+    assert "no pairing.json" in refused(folder="data/models/resnet")
+    assert "no such folder" in refused(folder="data/models/featinv/none")
+    pairing = project / own["folder"] / "pairing.json"
+    whole = json.loads(pairing.read_text())
+    try:
+        pairing.write_text(json.dumps({**whole, "prior_fingerprint": "0" * 16, "prior": "another"}))
+        assert "trained for the prior another, not data/models/prior" in refused()
+    finally:
+        pairing.write_text(json.dumps(whole))

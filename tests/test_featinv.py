@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from diffusers import ControlNetModel, StableDiffusionPipeline
+from PIL import Image
 from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
 
@@ -21,9 +22,11 @@ from featspace.featinv.measures import compare_images, frechet, map_cosine
 from featspace.featinv.pipeline import FeatInv, FeatInvPipeline
 from featspace.featinv.steer import read_direction
 from featspace.featinv.together import cost_in_evaluations, from_level, renoised
+from featspace.figures.featinv import reconstructions
+from featspace.figures.featinv import together as drawn_together
 from featspace.params import Params
 from featspace.pipeline import load_pipeline
-from featspace.plotting import DPI
+from featspace.plotting import WIDTH
 
 PROMPT = "a photo of a tabby"
 
@@ -205,12 +208,12 @@ def test_the_stages_from_end_to_end(params, project, tmp_path, offline, capsys):
     summary = pd.read_csv(tmp_path / "summary.csv")
     assert list(summary["layer"]) == ["unpooled", "pooled"]
     assert summary["map_cosine"].iloc[0] == pytest.approx(table["map_cosine"].mean(), rel=1e-5)
-    main(["featinv", "figure", "reconstructions", *folders, "--out", str(out / "reconstructions")])
+    assert len(reconstructions([Path(folder) for folder in folders]).axes) == 3 * 2  # images: rows · columns
     main(["featinv", "together", "--controlnet", "maps", *options, "--targets", str(targets), "--out", f"{out}/t"])
     together = pd.read_csv(out / "t" / "together.csv").set_index("way")
     assert list(together.index) == ["guided", "featinv", "both"] and together["evaluations"]["guided"] == 12
     assert together["evaluations"]["featinv"] < together["evaluations"]["both"] <= 12
-    main(["featinv", "figure", "together", str(out / "t"), "--out", str(out / "together")])
+    assert len(drawn_together([out / "t"]).axes) == 4
     means = tmp_path / "means.safetensors"
     main(["featinv", "means", "--controlnet", "maps", *options, "--per-class", "3", "--out", str(means)])
     steer = ["steer", "photo.jpg", "--controlnet", "maps", *options, "--direction", str(means)]
@@ -218,8 +221,7 @@ def test_the_stages_from_end_to_end(params, project, tmp_path, offline, capsys):
     steered = pd.read_csv(tmp_path / "steered" / "steer.csv")
     assert list(steered["strength"]) == [0, 1] and np.isfinite(steered["moved"]).all()
     main(["featinv", "figure", "steer", str(tmp_path / "steered"), "--out", str(out / "steer")])
-    for name in ("reconstructions", "together", "steer"):
-        assert (out / f"{name}.png").stat().st_size > DPI and (out / f"{name}.pdf").is_file()
+    assert Image.open(out / "steer.png").size[0] == WIDTH and (out / "steer.pdf").is_file()
     main(["featinv", "decode", "photo.jpg", "--controlnet", "maps", *options, "--out", str(tmp_path / "decoded")])
     first = (tmp_path / "decoded" / "photo-0.png").read_bytes()
     assert first == (tmp_path / "steered" / "photo-0.png").read_bytes()  # strength 0, the same noise

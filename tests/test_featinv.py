@@ -214,6 +214,9 @@ def test_the_stages_from_end_to_end(params, project, tmp_path, offline, capsys):
     assert list(together.index) == ["guided", "featinv", "both"] and together["evaluations"]["guided"] == 12
     assert together["evaluations"]["featinv"] < together["evaluations"]["both"] <= 12
     assert len(drawn_together([out / "t"]).axes) == 4
+    main(["featinv", "summary", str(out / "t"), "--out", str(tmp_path / "ways.csv")])
+    ways = pd.read_csv(tmp_path / "ways.csv", index_col="way")
+    np.testing.assert_allclose(ways["distance"], together["distance"], rtol=1e-5)  # of one target
     means = tmp_path / "means.safetensors"
     main(["featinv", "means", "--controlnet", "maps", *options, "--per-class", "3", "--out", str(means)])
     steer = ["steer", "photo.jpg", "--controlnet", "maps", *options, "--direction", str(means)]

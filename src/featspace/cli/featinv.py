@@ -33,7 +33,7 @@ def train(
 ) -> None:
     """Train a ControlNet for a prior and an encoder; an interrupted training goes on from its checkpoint.
 
-    Several GPUs: accelerate launch --multi_gpu --module featspace.cli featinv train …
+    Several GPUs: accelerate launch --multi_gpu "$(which featspace)" featinv train …
     """
     from featspace.featinv.pipeline import controlnet_params
     from featspace.featinv.train import run_train
@@ -78,12 +78,16 @@ def evaluate(
 
 @featinv.command()
 def summary(
-    evaluated: Annotated[list[Path], typer.Argument(help="Folders that `featinv evaluate` wrote.")], out: Out
+    folders: Annotated[list[Path], typer.Argument(help="Folders that evaluate (several) or together wrote.")], out: Out
 ) -> None:
-    """Put the summaries of several evaluations into one table."""
+    """Summarize evaluations, a row a ControlNet, or the comparison of both decoders, a row a way."""
     from featspace.featinv.evaluate import run_summary
+    from featspace.featinv.together import run_together_summary
 
-    run_summary(evaluated, out)
+    if (folders[0] / "together.csv").is_file():
+        run_together_summary(folders[0], out)
+    else:
+        run_summary(folders, out)
 
 
 @featinv.command()

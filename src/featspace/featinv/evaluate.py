@@ -67,7 +67,7 @@ def run_evaluate(
 
 
 def run_summary(folders: Sequence[Path], out: Path) -> None:
-    """Writes a CSV with the summaries of several evaluations, a row a ControlNet. Raises FeatspaceError."""
+    """Writes a CSV with the summaries of folders of `run_evaluate`, a row a ControlNet. Raises FeatspaceError."""
     write_table(pd.concat([read_table(folder / "summary.csv", SUMMARY) for folder in folders]), out)
 
 

@@ -61,9 +61,6 @@ class TogetherParams(Section):
 class SteerParams(Section):
     """A series of images along a direction of feature space."""
 
-    start: Name | None = None  # the id of a target photograph
-    away: Text | None = None  # two classes of the training photographs: the direction is from the mean map of
-    toward: Text | None = None  # one's photographs to that of the other's
     strengths: list[float] = Field([-1.0, 0.0, 0.5, 1.0, 1.5, 2.0], min_length=1)
 
 

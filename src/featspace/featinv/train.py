@@ -166,13 +166,17 @@ def run_train(params: Params, profile: Profile, name: str, out: Path, work: Path
         progress.update()
         if step % 20 == 0:
             progress.set_postfix(loss=f"{running / seen:.4f}", refresh=False)
-        if main and (step == steps or step % max(1, steps // recipe.validations) == 0):
+        validated = step == steps or step % max(1, steps // recipe.validations) == 0
+        if validated:  # each process has seen its own part of every batch
+            running = float(accelerator.reduce(torch.tensor(running, device=accelerator.device), "mean"))
+        if validated and main:
             with accelerator.autocast(), kernels():
                 measured = validation.measure(work / f"validation-{step}.png")
             rows.append({"step": step, "loss": running / seen, **measured})
             with atomic_file(curve or work / "curve.csv") as aside:
                 pd.DataFrame(rows).to_csv(aside, index=False, float_format="%.6g")
             tqdm.write(f"{name}: {rows[-1]}")
+        if validated:
             running, seen = 0.0, 0
         if main and (step == steps or time.monotonic() - saved > recipe.checkpoint_seconds):
             state = (step, rows, running, seen)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 import torch
-from torch import Tensor
+from PIL import Image
 
 from featspace.decoding import seed_of
 from featspace.devices import choose_device
 from featspace.encoders import load_encoder
 from featspace.errors import FeatspaceError
-from featspace.featinv.measures import compare_images, summarize
+from featspace.featinv.measures import compare_images, frechet, summarize
 from featspace.featinv.photographs import open_photographs
 from featspace.featinv.pipeline import FeatInv, open_encoder
 from featspace.files import atomic_dir
@@ -23,6 +24,8 @@ from featspace.spatial import UNPOOLED
 from featspace.tables import read_table, write_table
 from featspace.targets import read_targets
 
+PART = 500
+"""Photographs that are in memory at once; the shuffled baseline compares within them."""
 EVALUATED = {"id": str, "class": str, "map_cosine": float, "pooled_cosine": float}
 SUMMARY = {"controlnet": str, "network": str, "layer": str, "images": int, "map_cosine": float, "pooled_cosine": float}
 
@@ -39,30 +42,41 @@ def run_evaluate(
     targets. `folder` stands in for the ControlNet's. Raises FeatspaceError for whatever cannot be read.
     """
     decoder = FeatInv(params, profile, name, choose_device(profile.decode.device), folder)
+    resolution = decoder.resolution
     if targets is None:
-        ids, classes, originals = held_out(params, profile, decoder.resolution)
+        chosen = held_out(params, profile)
+        ids, classes, read = chosen.ids, chosen.classes, chosen.read
         shown = profile.featinv.evaluation.shown
     else:
-        ids, originals = target_photographs(targets, decoder.resolution)
-        classes, shown = [""] * len(ids), len(ids)
+        ids = photograph_ids(targets)
+        classes, read, shown = [""] * len(ids), lambda i: read_image(targets / f"{ids[i]}.png"), len(ids)
     judge = load_encoder(profile.judge, params.root).to(decoder.device)
     maps = decoder.encoder
     if maps.layer is None:  # what is decoded from a pooled feature is measured as the unpooled is
         unpooled = decoder.own.model_copy(update={"layer": UNPOOLED})
         maps = open_encoder(params, unpooled).to(decoder.device)
+    saved = set(list(range(0, len(ids), max(1, len(ids) // shown)))[:shown])
+    tables, judged = [], []
     with torch.no_grad(), atomic_dir(out) as aside:
-        hints = torch.cat([decoder.encoder.spatial(x.to(decoder.device)).cpu() for x in originals.split(16)])
-        decoded = decoder.decode(hints, [seed_of(params.seed, id, 0) for id in ids])
-        table = compare_images(maps, judge, originals, decoded)
-        for index in list(range(0, len(ids), max(1, len(ids) // shown)))[:shown]:
-            save_png(aside / f"{ids[index]}.png", originals[index])
-            save_png(aside / f"{ids[index]}-0.png", decoded[index])
-        frechet = table.attrs.pop("frechet")
+        for part in torch.arange(len(ids)).split(PART):
+            part = part.tolist()
+            originals = torch.stack([to_tensor(square(read(i), resolution)) for i in part])
+            hints = torch.cat([decoder.encoder.spatial(x.to(decoder.device)).cpu() for x in originals.split(16)])
+            decoded = decoder.decode(hints, [seed_of(params.seed, ids[i], 0) for i in part])
+            table, features = compare_images(maps, judge, originals, decoded)
+            tables.append(table)
+            judged.append(features)
+            for original, image, i in zip(originals, decoded, part, strict=True):
+                if i in saved:
+                    save_png(aside / f"{ids[i]}.png", original)
+                    save_png(aside / f"{ids[i]}-0.png", image)
+        table = pd.concat(tables, ignore_index=True)
         table.insert(0, "id", ids)
         table.insert(1, "class", classes)
         write_table(table, aside / "evaluation.csv")
         own = {"controlnet": name, "network": decoder.own.network, "layer": decoder.own.layer or "pooled"}
-        row = own | summarize(table, params.seed) | {"frechet": frechet}
+        distance = frechet(*(torch.cat(features) for features in zip(*judged, strict=True)))
+        row = own | summarize(table, params.seed) | {"frechet": distance}
         write_table(pd.DataFrame([row]), aside / "summary.csv")
 
 
@@ -71,31 +85,27 @@ def run_summary(folders: Sequence[Path], out: Path) -> None:
     write_table(pd.concat([read_table(folder / "summary.csv", SUMMARY) for folder in folders]), out)
 
 
-def held_out(params: Params, profile: Profile, resolution: int) -> tuple[list[str], list[str], Tensor]:
-    """Ids, classes and images (N, 3, H, W) in [0, 1] of the chosen held-out photographs. Raises FeatspaceError."""
+class HeldOut(NamedTuple):
+    ids: list[str]
+    classes: list[str]
+    read: Callable[[int], Image.Image]  # the photograph of an id's place
+
+
+def held_out(params: Params, profile: Profile) -> HeldOut:
+    """The chosen held-out photographs. Raises FeatspaceError, which counts and names those that are damaged."""
     folder = profile.featinv.training.photographs
     photographs = open_photographs(None if folder is None else params.root / folder, "val")
     per_class = profile.featinv.evaluation.per_class
     chosen = photographs.choose(per_class)
+    photographs.check(chosen)
     classes = [photographs.classes[photographs.labels[index]] for index in chosen]
     ids = [f"{name}_{i % per_class}" for i, name in enumerate(classes)]
-    images, broken = [], []
-    for index in chosen:
-        try:
-            images.append(to_tensor(square(photographs[index], resolution)))
-        except FeatspaceError:
-            broken.append(photographs.names[index])
-    if broken:
-        listed = ", ".join(broken[:5]) + (f" and {len(broken) - 5} more" if len(broken) > 5 else "")
-        raise FeatspaceError(
-            f"{len(broken)} of {len(chosen)} held-out photographs are damaged: {listed}; get them again"
-        )
-    return ids, classes, torch.stack(images)
+    return HeldOut(ids, classes, lambda place: photographs[chosen[place]])
 
 
-def target_photographs(targets: Path, resolution: int) -> tuple[list[str], Tensor]:
-    """Ids and images (N, 3, H, W) in [0, 1] of the photographs of a folder of `featspace targets`."""
+def photograph_ids(targets: Path) -> list[str]:
+    """Ids of the photographs of a folder of `featspace targets`. Raises FeatspaceError if there is none."""
     ids = [target.id for target in read_targets(targets) if target.kind == "photo"]
     if not ids:
         raise FeatspaceError(f"{targets}: only captions, but a feature map needs a photograph")
-    return ids, torch.stack([to_tensor(square(read_image(targets / f"{id}.png"), resolution)) for id in ids])
+    return ids

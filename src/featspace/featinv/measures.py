@@ -20,13 +20,15 @@ def map_cosine(a: Tensor, b: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def compare_images(maps: Encoder, judge: Encoder, originals: Tensor, decoded: Tensor) -> pd.DataFrame:
+def compare_images(
+    maps: Encoder, judge: Encoder, originals: Tensor, decoded: Tensor
+) -> tuple[pd.DataFrame, tuple[Tensor, Tensor]]:
     """A row an image of originals and reconstructions, both (N, 3, H, W) in [0, 1] on the levels of an 8-bit file.
 
     map_cosine, pooled_cosine (the encoder's own feature), judge_cosine; shuffled_map_cosine, shuffled_pooled_cosine:
     with the original that is half the list away, which is what any natural image would reach; top1_agrees,
     top5_agrees: whether the encoder's classifier puts the reconstruction first, or among the first five, into the
-    class it puts the original into (empty without a classifier).
+    class it puts the original into (empty without a classifier). And the judge's features of both, each (N, D).
     """
     seen = {"originals": _look(maps, judge, originals), "decoded": _look(maps, judge, decoded)}
     (map_a, pooled_a, judged_a, logits_a), (map_b, pooled_b, judged_b, logits_b) = seen.values()
@@ -47,8 +49,7 @@ def compare_images(maps: Encoder, judge: Encoder, originals: Tensor, decoded: Te
         if logits_a is not None:
             first = logits_b.topk(min(count, logits_b.shape[1]), dim=1).indices
             table[f"top{count}_agrees"] = (first == logits_a.argmax(1, keepdim=True)).any(1).float().numpy()
-    table.attrs["frechet"] = frechet(judged_a, judged_b)
-    return table
+    return table, (judged_a, judged_b)
 
 
 def frechet(originals: Tensor, decoded: Tensor) -> float | None:

@@ -50,20 +50,20 @@ class Photographs:
         except (OSError, SyntaxError, ValueError) as error:
             raise FeatspaceError(f"{self.names[index]}: the image is damaged ({one_line(error)})") from error
 
-    def check(self) -> None:
-        """Raises FeatspaceError that counts and names the photographs which are no images or were cut short.
+    def check(self, indices: Sequence[int] | None = None) -> None:
+        """Raises FeatspaceError that counts and names the photographs, or those of `indices`, that are damaged.
 
         It looks at the head and the end of each file, which takes a fraction of a millisecond.
         """
+        indices = range(len(self)) if indices is None else indices
         with ThreadPoolExecutor(8) as pool:
-            seen = tqdm(pool.map(_broken, self._sources), "check photographs", len(self), unit="file", leave=False)
-            broken = [name for name, is_broken in zip(self.names, seen, strict=True) if is_broken]
+            found = pool.map(_broken, (self._sources[index] for index in indices))
+            seen = tqdm(found, "check photographs", len(indices), unit="file", leave=False)
+            broken = [self.names[index] for index, is_broken in zip(indices, seen, strict=True) if is_broken]
         if broken:
             more = f" and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
-            listed = ", ".join(broken[:NAMED])
-            raise FeatspaceError(
-                f"{len(broken)} of {len(self)} photographs are damaged: {listed}{more}; get them again, or remove them"
-            )
+            count = f"{len(broken)} of {len(indices)} photographs are damaged"
+            raise FeatspaceError(f"{count}: {', '.join(broken[:NAMED])}{more}; get them again, or remove them")
 
     def choose(self, per_class: int, seed: int = 0) -> list[int]:
         """Indices of `per_class` photographs of each class, class by class.

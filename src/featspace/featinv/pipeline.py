@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -31,7 +32,7 @@ class FeatInvPipeline(DiffusionPipeline):
         tokenizer: CLIPTokenizer,
         unet: UNet2DConditionModel,
         controlnet: FeatureControlNet,
-        scheduler: DDIMScheduler,
+        scheduler: SchedulerMixin,
     ):
         super().__init__()
         self.register_modules(
@@ -73,7 +74,7 @@ class FeatInvPipeline(DiffusionPipeline):
         conditional, empty = self.prior(prompt), self.prior("")
         noise = [torch.randn(empty.latent_shape, generator=g, device=g.device if g else "cpu") for g in generators]
         z, hints = torch.stack([each.to(self.device) for each in noise]), hints.to(self.device)
-        scheduler = DDIMScheduler.from_config(self.scheduler.config)
+        scheduler = DDIMScheduler.from_config(self.scheduler.config, clip_sample=False)
         scheduler.set_timesteps(steps)
         for t in scheduler.timesteps.tolist():
             out = self.predict(z, t, hints, conditional.prompt)
@@ -122,6 +123,8 @@ class FeatInv:
         self.encoder = open_encoder(params, self.own).to(device)
         prior, self.resolution = prior_of(profile)
         base = load_pipeline(prior, params.root, self.settings.precision, device)
+        for part in (base.unet, base.vae, base.text_encoder):
+            part.requires_grad_(False).eval()
         wanted = Pairing.of(prior, base.unet, self.own.network, self.encoder)
         controlnet, _ = load_controlnet(folder or params.root / self.own.folder, wanted)
         torch.nn.Module.to(controlnet, device, base.unet.dtype)

@@ -14,13 +14,13 @@ from featspace.decoding import seed_of
 from featspace.devices import choose_device
 from featspace.encoders import load_encoder
 from featspace.errors import UsageError
-from featspace.featinv.evaluate import target_photographs
+from featspace.featinv.evaluate import photograph_ids
 from featspace.featinv.measures import compare_images
 from featspace.featinv.params import TogetherParams
 from featspace.featinv.pipeline import FeatInv
 from featspace.files import atomic_dir
 from featspace.guidance import Schedule, guided_decode
-from featspace.images import save_png
+from featspace.images import read_image, save_png, square, to_tensor
 from featspace.params import Params, Profile
 from featspace.pipeline import FeatureDistance, as_saved
 from featspace.plan import evaluation_cost
@@ -43,8 +43,8 @@ def run_together(
     """
     decoder = FeatInv(params, profile, name, choose_device(profile.decode.device), folder)
     settings, encoder, prior = profile.featinv.together, decoder.encoder, decoder.prior
-    ids, originals = target_photographs(targets, decoder.resolution)
-    ids, originals = ids[: settings.targets], originals[: settings.targets]
+    ids = photograph_ids(targets)[: settings.targets]
+    originals = torch.stack([to_tensor(square(read_image(targets / f"{id}.png"), decoder.resolution)) for id in ids])
     judge = load_encoder(profile.judge, params.root).to(decoder.device)
     with torch.no_grad():
         hints = torch.cat([encoder.spatial(image[None].to(decoder.device)) for image in originals])
@@ -70,7 +70,7 @@ def run_together(
         for way, decoded in images.items():
             for id, image in zip(ids, decoded, strict=True):
                 save_png(aside / f"{id}-{way}.png", image)
-            table = compare_images(encoder, judge, originals, decoded)
+            table, _ = compare_images(encoder, judge, originals, decoded)
             with torch.no_grad():
                 features = torch.cat([encoder(image[None].to(decoder.device)) for image in decoded])
             table.insert(0, "distance", squared_distance(features, hints.flatten(1)).cpu().numpy())

@@ -89,6 +89,8 @@ def run_train(params: Params, profile: Profile, name: str, out: Path, work: Path
     every batch. Raises UsageError for a recipe that does not fit, FeatspaceError for whatever cannot be read.
     """
     recipe, own = profile.featinv.training, controlnet_params(profile, name)
+    if out.is_dir() and any(out.iterdir()):  # before days are spent
+        raise UsageError(f"{out}: the folder is not empty; remove it or name another")
     folder = None if recipe.photographs is None else params.root / recipe.photographs
     photographs, held_out = open_photographs(folder, "train"), open_photographs(folder, "val")
     where = choose_device(profile.decode.device)
@@ -131,7 +133,7 @@ def run_train(params: Params, profile: Profile, name: str, out: Path, work: Path
         num_workers=recipe.workers,
         pin_memory=accelerator.device.type == "cuda",
     )
-    alpha_bars, signs = prior.alpha_bars.to(accelerator.device), prior.prediction_type == "v_prediction"
+    alpha_bars, predicts_v = prior.alpha_bars.to(accelerator.device), prior.prediction_type == "v_prediction"
 
     def loss_of(crops: Tensor, noise: Tensor, t: Tensor, dropped: Tensor) -> Tensor:
         with torch.no_grad():
@@ -141,7 +143,7 @@ def run_train(params: Params, profile: Profile, name: str, out: Path, work: Path
             context = torch.where(dropped.view(-1, 1, 1), empty, prior.prompt)
             keep = alpha_bars[t].float().view(-1, 1, 1, 1)
             z = keep.sqrt() * clean + (1 - keep).sqrt() * noise
-            wanted = keep.sqrt() * noise - (1 - keep).sqrt() * clean if signs else noise
+            wanted = keep.sqrt() * noise - (1 - keep).sqrt() * clean if predicts_v else noise
         z = z.contiguous(memory_format=torch.channels_last)
         return F.mse_loss(controlled(base.unet, controlnet, z, t, hints, context).float(), wanted)
 

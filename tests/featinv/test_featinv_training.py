@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import random
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -71,6 +73,9 @@ def test_an_interrupted_training_takes_the_same_steps(fit, tmp_path, monkeypatch
     parts, resumed = fit("parts", validations=1)
     assert all(torch.equal(tensor, parts[name]) for name, tensor in whole.items())
     assert resumed.equals(curve)
+    with pytest.raises(FeatspaceError, match="parts: the folder is not empty"):
+        fit("parts", validations=1)
+    shutil.rmtree(tmp_path / "parts")
     with pytest.raises(FeatspaceError, match="checkpoint.pt: of a training with another recipe"):
         fit("parts", lr=1.0e-2)
 
@@ -154,6 +159,30 @@ def test_the_choice_of_photographs_is_deterministic(imagenet):
         photographs.choose(7)
 
 
+def test_the_published_settings_train_on_imagenets_folders(imagenet, project, tmp_path):
+    """The recipe of the paper profile as it is, but for the photographs and a few steps of tiny networks."""
+    published = Params.load(Path(__file__).parents[2] / "params.yaml").profile("paper").featinv
+    recipe, pooled = published.training, [own.layer for own in published.controlnets.values()].count(None)
+    assert (recipe.crop, recipe.lr, recipe.batch, recipe.epochs, recipe.drop) == (288, 1e-5, 8, 3, 0.15)
+    assert (published.guidance_scale, published.steps, recipe.hint_width, pooled) == (1.75, 50, 512, 3)
+    here = {"photographs": str(imagenet), "precision": "float32", "epochs": 1.4, "workers": 1, "hint_width": 8}
+    own = published.controlnets["convnext"].model_copy(update={"network": "data/models/resnet"})
+    changes = {
+        "prior": None,
+        "resolution": None,
+        "steps": 2,
+        "training": recipe.model_copy(update=here),
+        "controlnets": {"convnext": own},
+    }
+    params = Params.load(project / "params.yaml")
+    profile = params.profile("mini").model_copy(update={"featinv": published.model_copy(update=changes)})
+    run_train(params, profile, "convnext", tmp_path / "out", tmp_path / "work")
+    pairing = json.loads((tmp_path / "out" / "pairing.json").read_text())
+    assert pairing["input_size"] == [288, 288] and pairing["hint"][1:] == [9, 9]
+    curve = pd.read_csv(tmp_path / "work" / "curve.csv")
+    assert list(curve["step"]) == [1, 2] and curve.notna().all(axis=None)
+
+
 def test_broken_photographs_are_counted_and_named(imagenet):
     open_photographs(imagenet, "train").check()
     folder = imagenet / "train" / "n01443537"
@@ -167,6 +196,9 @@ def test_broken_photographs_are_counted_and_named(imagenet):
         photographs.check()
     with pytest.raises(FeatspaceError, match=r"2\.JPEG"):
         photographs[8]
+    photographs.check([0, 1, 6])
+    with pytest.raises(FeatspaceError, match="1 of 3 photographs are damaged: train/n01443537/1.JPEG;"):
+        photographs.check([0, 1, 7])
 
 
 def test_a_folder_of_photographs_that_is_missing_or_unsorted_is_named(imagenet, project, tmp_path, capsys):

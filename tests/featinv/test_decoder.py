@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from diffusers import ControlNetModel, StableDiffusionPipeline
-from PIL import Image
-from ruamel.yaml import YAML
 from safetensors.torch import load_file, save_file
 
-from featspace.cli import main
 from featspace.encoders import load_encoder
 from featspace.errors import FeatspaceError
 from featspace.featinv.controlnet import FeatureControlNet, HintEmbedding, Pairing, load_controlnet
@@ -22,55 +15,10 @@ from featspace.featinv.measures import compare_images, frechet, map_cosine
 from featspace.featinv.pipeline import FeatInv, FeatInvPipeline
 from featspace.featinv.steer import read_direction
 from featspace.featinv.together import cost_in_evaluations, from_level, renoised
-from featspace.figures.featinv import reconstructions
-from featspace.figures.featinv import together as drawn_together
 from featspace.params import Params
 from featspace.pipeline import load_pipeline
-from featspace.plotting import WIDTH
 
 PROMPT = "a photo of a tabby"
-
-
-@pytest.fixture(scope="module")
-def params(project, toy_photographs) -> Path:
-    """A parameter file of its own in the project, with a trained ControlNet for maps and one for pooled features."""
-    values = YAML(typ="safe").load((project / "params.yaml").read_text())
-    network, folder = "data/models/resnet", "data/models/featinv"
-    values["mini"]["featinv"] = {
-        "prompt": PROMPT,
-        "steps": 3,
-        "batch": 2,
-        "controlnets": {
-            "maps": {"network": network, "folder": f"{folder}/maps"},
-            "pooled": {"network": network, "folder": f"{folder}/pooled", "layer": None},
-        },
-        "training": {
-            "photographs": str(toy_photographs),
-            "crop": 64,
-            "epochs": 1.0,
-            "batch": 4,
-            "lr": 1.0e-2,
-            "hint_width": 8,
-            "precision": "float32",
-            "workers": 0,
-            "validations": 1,
-        },
-        "evaluation": {"per_class": 2, "shown": 2},
-        "together": {"steps": 6, "recurrences": 2, "targets": 1, "guidance_weight": 0.5},
-        "steer": {"strengths": [0.0, 1.0]},
-    }
-    path = project / "featinv.yaml"
-    YAML(typ="safe").dump(values, path)
-    for name in ("maps", "pooled"):
-        main(["featinv", "train", "--controlnet", name, "--params", str(path)])
-    return path
-
-
-@pytest.fixture
-def decoder(params, monkeypatch, project):
-    monkeypatch.chdir(project)
-    loaded = Params.load(params)
-    return FeatInv(loaded, loaded.profile("mini"), "maps", torch.device("cpu"))
 
 
 def seeded(count: int) -> list[torch.Generator]:
@@ -171,12 +119,13 @@ def test_measures_are_1_for_the_original_and_lower_for_another(project):
     maps = load_encoder(str(project / "data/models/resnet"), layer="unpooled")
     judge = load_encoder(str(project / "data/models/judge"))
     images = torch.rand(4, 3, 64, 64) * torch.tensor([0.2, 1, 0.6, 0.1]).view(-1, 1, 1, 1)
-    table = compare_images(maps, judge, images, images)
+    table, features = compare_images(maps, judge, images, images)
+    assert torch.equal(*features) and features[0].shape == (4, judge.dim)
     np.testing.assert_allclose(table[["map_cosine", "pooled_cosine", "judge_cosine", "top1_agrees"]], 1, atol=1e-6)
     assert (table["shuffled_map_cosine"] < 1 - 1e-4).all()
     expected = map_cosine(maps.spatial(images).roll(2, 0), maps.spatial(images))
     np.testing.assert_allclose(table["shuffled_map_cosine"], expected, atol=1e-6)
-    assert compare_images(maps, judge, images[:1], images[:1])["shuffled_map_cosine"].isna().all()
+    assert compare_images(maps, judge, images[:1], images[:1])[0]["shuffled_map_cosine"].isna().all()
     features = torch.randn(64, 3)
     assert frechet(features[:2], features[:2]) is None
     assert frechet(features, features + torch.tensor([3.0, 0, 0])) == pytest.approx(9, rel=1e-4)
@@ -191,44 +140,6 @@ def test_guidance_starts_at_the_chosen_level():
     np.testing.assert_allclose(product, schedule.alpha_bars)  # each β leads to the next kept level
     z = renoised(torch.zeros(1, 1, 100, 100), 0.75, torch.randn(1, 1, 100, 100))
     assert float(z.std()) == pytest.approx(0.5, rel=0.05)
-
-
-def test_the_stages_from_end_to_end(params, project, tmp_path, offline, capsys):
-    options = ["--params", str(params)]
-    targets, out = tmp_path / "targets", tmp_path / "figures"
-    main(["targets", *options, "--out", str(targets)])
-    for name in ("maps", "pooled"):
-        main(["featinv", "evaluate", "--controlnet", name, *options, "--out", str(tmp_path / name)])
-    table = pd.read_csv(tmp_path / "maps" / "evaluation.csv")
-    assert len(table) == 4 and list(table["class"]) == ["tabby"] * 2 + ["school_bus"] * 2
-    assert len(list((tmp_path / "maps").glob("*-0.png"))) == 2
-    # Both are measured by the unpooled map.
-    folders = [str(tmp_path / "maps"), str(tmp_path / "pooled")]
-    main(["featinv", "summary", *folders, "--out", str(tmp_path / "summary.csv")])
-    summary = pd.read_csv(tmp_path / "summary.csv")
-    assert list(summary["layer"]) == ["unpooled", "pooled"]
-    assert summary["map_cosine"].iloc[0] == pytest.approx(table["map_cosine"].mean(), rel=1e-5)
-    assert len(reconstructions([Path(folder) for folder in folders]).axes) == 3 * 2  # images: rows · columns
-    main(["featinv", "together", "--controlnet", "maps", *options, "--targets", str(targets), "--out", f"{out}/t"])
-    together = pd.read_csv(out / "t" / "together.csv").set_index("way")
-    assert list(together.index) == ["guided", "featinv", "both"] and together["evaluations"]["guided"] == 12
-    assert together["evaluations"]["featinv"] < together["evaluations"]["both"] <= 12
-    assert len(drawn_together([out / "t"]).axes) == 4
-    main(["featinv", "summary", str(out / "t"), "--out", str(tmp_path / "ways.csv")])
-    ways = pd.read_csv(tmp_path / "ways.csv", index_col="way")
-    np.testing.assert_allclose(ways["distance"], together["distance"], rtol=1e-5)  # of one target
-    means = tmp_path / "means.safetensors"
-    main(["featinv", "means", "--controlnet", "maps", *options, "--per-class", "3", "--out", str(means)])
-    steer = ["steer", "photo.jpg", "--controlnet", "maps", *options, "--direction", str(means)]
-    main([*steer, "--away", "tabby", "--toward", "school_bus", "--out", str(tmp_path / "steered")])
-    steered = pd.read_csv(tmp_path / "steered" / "steer.csv")
-    assert list(steered["strength"]) == [0, 1] and np.isfinite(steered["moved"]).all()
-    main(["featinv", "figure", "steer", str(tmp_path / "steered"), "--out", str(out / "steer")])
-    assert Image.open(out / "steer.png").size[0] == WIDTH and (out / "steer.pdf").is_file()
-    main(["featinv", "decode", "photo.jpg", "--controlnet", "maps", *options, "--out", str(tmp_path / "decoded")])
-    first = (tmp_path / "decoded" / "photo-0.png").read_bytes()
-    assert first == (tmp_path / "steered" / "photo-0.png").read_bytes()  # strength 0, the same noise
-    assert "cosine of maps" in capsys.readouterr().out
 
 
 def test_a_direction_is_a_difference_of_means_or_a_vector(project, tmp_path):
@@ -248,57 +159,3 @@ def test_what_a_featinv_image_costs_is_counted(decoder):
     once = cost_in_evaluations(decoder, hint)
     decoder.settings = decoder.settings.model_copy(update={"steps": 30})
     assert 0 < once < 3 and 8 < cost_in_evaluations(decoder, hint) / once < 10  # ten times the steps, one decoding
-
-
-def failing(arguments: list[str], capsys) -> tuple[int, str]:
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    error = capsys.readouterr().err
-    line = error.strip().splitlines()[-1]
-    assert line.startswith("featspace: error:") and "Traceback" not in error
-    return stop.value.code, line
-
-
-def test_hints_of_another_encoder_or_shape_are_refused(params, project, tmp_path, offline, capsys):
-    file = tmp_path / "h.safetensors"
-    decode = ["featinv", "decode", str(file), "--controlnet", "maps", "--params", str(params), "--out", f"{tmp_path}/o"]
-    shape = load_encoder("data/models/resnet", layer="unpooled").shape
-    save_file({"x": torch.zeros(3, 2, 2)}, file)
-    status, line = failing(decode, capsys)
-    assert status == 1 and f"x has a map of shape [3, 2, 2], not a map of shape {list(shape)}" in line
-    save_file({"x": torch.zeros(shape)}, file, metadata={"encoder": "data/models/vit at unpooled"})
-    status, line = failing(decode, capsys)
-    assert status == 1 and "features of data/models/vit at unpooled, not of data/models/resnet" in line
-    save_file({"x": torch.full(shape, torch.nan)}, file)
-    assert "NaN" in failing(decode, capsys)[1]
-    assert failing([*decode[:3], "--controlnet", "map", *decode[5:]], capsys) == (
-        2,
-        "featspace: error: ControlNet 'map' is not in the profile; there are maps, pooled",
-    )
-    assert not (tmp_path / "o").exists()
-
-
-def test_a_controlnet_for_something_else_is_refused(params, project, tmp_path, offline, capsys):
-    values = YAML(typ="safe").load(params.read_text())
-    own = values["mini"]["featinv"]["controlnets"]["maps"]
-
-    def refused(**changes) -> str:
-        values["mini"]["featinv"]["controlnets"]["maps"] = {**own, **changes}
-        YAML(typ="safe").dump(values, project / "changed.yaml")
-        decode = ["featinv", "decode", "photo.jpg", "--controlnet", "maps", "--params", str(project / "changed.yaml")]
-        status, line = failing([*decode, "--out", str(tmp_path / "o")], capsys)
-        assert status == 1
-        return line
-
-    assert "trained for the layer unpooled, not the pooled feature; set `layer`" in refused(layer=None)
-    assert "trained for features of data/models/resnet, not data/models/judge" in refused(network="data/models/judge")
-    assert "images of [32, 32] pixels" in refused(input_size=32)
-    assert "no pairing.json" in refused(folder="data/models/resnet")
-    assert "no such folder" in refused(folder="data/models/featinv/none")
-    pairing = project / own["folder"] / "pairing.json"
-    whole = json.loads(pairing.read_text())
-    try:
-        pairing.write_text(json.dumps({**whole, "prior_fingerprint": "0" * 16, "prior": "another"}))
-        assert "trained for the prior another, not data/models/prior" in refused()
-    finally:
-        pairing.write_text(json.dumps(whole))

@@ -34,6 +34,9 @@ class HintEmbedding(nn.Module):
         self.conv_in = nn.Conv2d(hint_channels, width, 3, padding=1)
         self.conv_mid = nn.Conv2d(width, width, 3, padding=1)
         self.conv_out = nn.Conv2d(width, channels, 3, padding=1)
+        for layer in (self.conv_in, self.conv_mid):  # PyTorch's own would leave a tenth of the hint's variation
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
         nn.init.zeros_(self.conv_out.weight)
         nn.init.zeros_(self.conv_out.bias)
 

@@ -19,7 +19,7 @@ from featspace.cli import main
 from featspace.errors import FeatspaceError
 from featspace.featinv import train
 from featspace.featinv.photographs import open_photographs, random_crop
-from featspace.featinv.train import Batches, run_train
+from featspace.featinv.train import Batches, noise_weight, run_train
 from featspace.params import Params
 
 RECIPE = {
@@ -115,6 +115,16 @@ def test_the_parts_of_several_processes_are_the_whole_step():
     order = [index for batch in whole for index, _ in batch]
     assert sorted(order[:10]) == sorted(order[10:20]) == list(range(10)) and order[:10] != order[10:20]
     assert len({seed for batch in whole for _, seed in batch}) == 40
+
+
+def test_errors_at_little_noise_can_count_less():
+    alpha_bars = torch.tensor([0.999, 0.5, 0.01], dtype=torch.float64)
+    snr = alpha_bars / (1 - alpha_bars)
+    assert torch.equal(noise_weight(alpha_bars, None, False), torch.ones(3))
+    torch.testing.assert_close(noise_weight(alpha_bars, 0.1, False) * snr, torch.minimum(snr, torch.tensor(0.1)))
+    # The same loss in v: an error of v is one of the noise times ᾱ, as v = (ε − √(1 − ᾱ) z)/√ᾱ.
+    of_noise, of_v = (noise_weight(alpha_bars, 0.1, each) for each in (False, True))
+    torch.testing.assert_close(of_v, of_noise * alpha_bars)
 
 
 def test_a_random_crop_is_a_part_of_the_photograph():

@@ -32,6 +32,7 @@ class TrainingParams(Section):
     lr: float = Field(1e-5, gt=0)
     schedule: Literal["constant", "cosine"] = "constant"
     weight_decay: float = Field(0.01, ge=0)
+    min_snr: float | None = Field(None, gt=0)  # errors count by min(SNR, min_snr)/SNR (Hang et al. 2023); null: alike
     drop: float = Field(0.15, ge=0, lt=1)  # how often hint and prompt are emptied
     hint_width: int = Field(512, ge=8)  # channels inside of the hint's embedding
     precision: Literal["float32", "bfloat16"] = "bfloat16"

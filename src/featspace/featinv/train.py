@@ -145,7 +145,8 @@ def run_train(params: Params, profile: Profile, name: str, out: Path, work: Path
             z = keep.sqrt() * clean + (1 - keep).sqrt() * noise
             wanted = keep.sqrt() * noise - (1 - keep).sqrt() * clean if predicts_v else noise
         z = z.contiguous(memory_format=torch.channels_last)
-        return F.mse_loss(controlled(base.unet, controlnet, z, t, hints, context).float(), wanted)
+        error = (controlled(base.unet, controlnet, z, t, hints, context).float() - wanted).square().mean((1, 2, 3))
+        return (error * noise_weight(keep.flatten(), recipe.min_snr, predicts_v)).mean()
 
     saved = time.monotonic()
     main = accelerator.is_main_process
@@ -189,6 +190,17 @@ def run_train(params: Params, profile: Profile, name: str, out: Path, work: Path
         save_controlnet(accelerator.unwrap_model(controlnet), pairing, out)
     accelerator.wait_for_everyone()
     accelerator.end_training()
+
+
+def noise_weight(alpha_bars: Tensor, min_snr: float | None, predicts_v: bool) -> Tensor:
+    """The weight of each sample's error, (N,), by its ᾱ, (N,): min(SNR, min_snr)/SNR of the predicted noise.
+
+    Errors of plain noise are largest where there is least of it, where a hint tells nothing (Hang et al. 2023).
+    """
+    if min_snr is None:
+        return torch.ones_like(alpha_bars)
+    snr = alpha_bars / (1 - alpha_bars)
+    return snr.clamp(max=min_snr) / (snr + 1 if predicts_v else snr)
 
 
 def _cosine(step: int, steps: int) -> float:

@@ -30,7 +30,7 @@ from featspace.similarity import (
 class MeanColor(nn.Module):
     """An encoder with closed forms: the feature is the mean color, the class its largest channel."""
 
-    dim = 3
+    dim, shape = 3, (3,)
     network = "mean color"
 
     def __init__(self, has_classifier: bool = True, scale: float = 1.0):

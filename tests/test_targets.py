@@ -25,7 +25,7 @@ class Colors(nn.Module):
     """A network small enough to know its features by heart: the mean color of each half, times a matrix."""
 
     network = "test:colors"
-    dim = 6
+    dim, shape = 6, (6,)
 
     def __init__(self, has_text: bool) -> None:
         super().__init__()

@@ -69,7 +69,7 @@ def run_decode(
     own = settings.guidance_weight if weight is None else weight
     weight = decode.guidance_weight if own is None else own
     device = choose_device(decode.device)
-    network = load_encoder(settings.network, params.root).to(device)
+    network = load_encoder(settings.network, params.root, layer=settings.layer).to(device)
     features, photographs = gather_features(network, sources, texts, profile.resolution)
     identity = {
         "featspace": version("featspace"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from featspace.errors import FeatspaceError, UsageError, one_line, suggest
 from featspace.hub import FAMILIES, obtain
 from featspace.networks import Network
+from featspace.spatial import UNPOOLED, at_layer, unpooled
 from featspace.weights import PICKLES, check_folder
 
 
@@ -23,19 +25,31 @@ class Encoder(nn.Module):
     The feature is raw, not normalised: what the classifier is given (timm, torchvision), the image embedding
     (open_clip, and CLIP and SigLIP of transformers), the class token (DINOv2 of transformers).
 
+    With `layer` the feature is that layer's map instead, flattened (`featspace.spatial`).
+
     Attributes:
-        network: the name it was loaded by.
+        network: the name it was loaded by, and the layer.
         dim: size of the feature.
+        shape: (dim,), or of a layer's map (C, h, w).
         input_size: (height, width) in pixels that images are brought to.
         has_text, has_classifier: whether `encode_text` and `classify` can be used.
     """
 
-    def __init__(self, name: str, network: Network) -> None:
+    def __init__(self, name: str, network: Network, layer: str | None = None, input_size: int | None = None) -> None:
         super().__init__()
-        self.network, self.dim = name, network.dim
+        self.network, self.layer = name if layer is None else f"{name} at {layer}", layer
         self.model, self.preprocess = network.model, network.preprocess
-        self._feature, self._logits, self._text = network.feature, network.logits, network.text
+        if input_size is not None:
+            self.preprocess = self.preprocess.whole(input_size)
+        self._feature, self._logits, self._trunk = network.feature, network.logits, network.trunk
+        self._text = network.text if layer is None else None  # a text has no map
         self.requires_grad_(False).eval()
+        self.shape: tuple[int, ...] = (network.dim,)
+        if layer is not None or input_size is not None:  # also finds out what the network does not take
+            place = {"device": next(self.model.parameters()).device}
+            self.shape = tuple(self.spatial(torch.zeros(1, 3, *self.input_size, **place)).shape[1:])
+            self.shape = self.shape[:1] if layer is None else self.shape
+        self.dim = math.prod(self.shape)
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -68,6 +82,20 @@ class Encoder(nn.Module):
 
         Computed in the precision of the parameters, also under autocast.
         """
+        return self.spatial(images).flatten(1)
+
+    def spatial(self, images: Tensor) -> Tensor:
+        """Maps (N, C, h, w) in float32 at `layer`; without one the feature itself as a map of one position."""
+        with _no_autocast(images.device):
+            inputs = self._inputs(images)
+            if self.layer is None:
+                return self._feature(self.model, inputs)[:, :, None, None].float()
+            trunk = self._trunk(self.model)
+            found = unpooled(trunk, inputs) if self.layer == UNPOOLED else at_layer(trunk, inputs, self.layer)
+            return found.float()
+
+    def pooled(self, images: Tensor) -> Tensor:
+        """The network's own feature (N, D) in float32 of images as for `forward`, whatever `layer` is."""
         with _no_autocast(images.device):
             return self._feature(self.model, self._inputs(images)).float()
 
@@ -102,7 +130,13 @@ def _no_autocast(device: torch.device) -> AbstractContextManager:
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
-def load_encoder(network: str, root: Path = Path(), weights: bool = True) -> Encoder:
+def load_encoder(
+    network: str,
+    root: Path = Path(),
+    weights: bool = True,
+    layer: str | None = None,
+    input_size: int | None = None,
+) -> Encoder:
     """Loads a network on the CPU in single precision.
 
     Args:
@@ -112,8 +146,11 @@ def load_encoder(network: str, root: Path = Path(), weights: bool = True) -> Enc
         root: folder that a relative folder is relative to, and whose lock pins published networks (`hub.obtain`).
         weights: False leaves them random and, but for transformers, needs none: to plan a run, and to measure speed;
             the network is then made on the default device (`torch.device("meta")` as well).
+        layer: the feature is this layer's map: a module's name in the part that looks at images, such as `layer3` or
+            `blocks.4`, or `unpooled`, what the network pools to its feature.
+        input_size: pixels a side that a whole, square image is brought to, in place of what the metadata say.
 
-    Raises UsageError for an unknown network, and FeatspaceError if weights are missing, altered, pickled, do
+    Raises UsageError for an unknown network or layer, and FeatspaceError if weights are missing, altered, pickled, do
     not fit or cannot be fetched.
     """
     family, colon, name = network.partition(":")
@@ -121,10 +158,24 @@ def load_encoder(network: str, root: Path = Path(), weights: bool = True) -> Enc
     if colon and family in FAMILIES and not folder.is_dir():
         library = importlib.import_module(f"featspace.networks.{family}")
         needed = weights or family == "transformers"  # whose architectures are known from their repositories alone
-        return Encoder(network, library.load(name, obtain(network, root) if needed else None))
+        loaded = library.load(name, obtain(network, root) if needed else None)
+        return _encoder(network, loaded, layer, input_size)
     if colon and not folder.exists():
         raise UsageError(f"{network}: no such kind of network{suggest(family, FAMILIES)}; {_choices()}")
-    return Encoder(network, _load_folder(folder, weights))
+    return _encoder(network, _load_folder(folder, weights), layer, input_size)
+
+
+def _encoder(name: str, network: Network, layer: str | None, input_size: int | None) -> Encoder:
+    try:
+        return Encoder(name, network, layer, input_size)
+    except UsageError as error:
+        raise UsageError(f"{name}: {error}") from error
+    except FeatspaceError as error:
+        raise FeatspaceError(f"{name}: {error}") from error
+    except (RuntimeError, AssertionError) as error:
+        if input_size is None:
+            raise
+        raise UsageError(f"{name}: does not take images of {input_size} pixels ({one_line(error)})") from error
 
 
 def _load_folder(folder: Path, weights: bool) -> Network:

@@ -24,7 +24,8 @@ NOTHING = "nothing to decode: name a photograph, a .safetensors file of features
 
 @torch.no_grad()
 def run_features(encoder: Encoder, targets: Path, out: Path) -> None:
-    """Writes the encoder's raw features of a folder of targets: one tensor (dim,), float32, a target id.
+    """Writes the encoder's raw features of a folder of targets: one tensor (dim,), of a layer's map (C, h, w),
+    float32, a target id.
 
     Captions are left out if the encoder has no text tower. The file's metadata names the encoder. Raises
     FeatspaceError if a photo cannot be read or a feature is not finite.
@@ -39,7 +40,7 @@ def run_features(encoder: Encoder, targets: Path, out: Path) -> None:
             features[target.id] = encoder.encode_text([target.text])[0]
     if not features:
         raise FeatspaceError(f"{targets}: only captions, but {encoder.network} has no text tower")
-    features = {name: feature.float().cpu().contiguous() for name, feature in features.items()}
+    features = {name: feature.float().cpu().reshape(encoder.shape).contiguous() for name, feature in features.items()}
     for name, feature in features.items():
         if not torch.isfinite(feature).all():
             raise FeatspaceError(f"{encoder.network}: its feature of {name} is not finite; check its weights")
@@ -47,11 +48,13 @@ def run_features(encoder: Encoder, targets: Path, out: Path) -> None:
         partial.write_bytes(save(features, metadata={"encoder": encoder.network}))
 
 
-def read_features(path: Path, dim: int | None = None) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Features by target id, each (D,) float32, and the file's metadata (`encoder`: the network's name).
+def read_features(
+    path: Path, dim: int | tuple[int, ...] | None = None
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Features by target id, float32, and the file's metadata (`encoder`: the network's name).
 
-    Raises FeatspaceError if the file is missing, damaged or empty, or if a feature is not a vector of `dim`
-    (by default: of one common size) finite floating-point numbers.
+    Each is a vector (D,), or of a layer a map (C, h, w), as `dim` says (by default: all of one shape). Raises
+    FeatspaceError if the file is missing, damaged or empty, or if a feature is of another shape or not finite.
     """
     path = Path(path)
     if not path.is_file():
@@ -65,16 +68,21 @@ def read_features(path: Path, dim: int | None = None) -> tuple[dict[str, torch.T
     if not features:
         raise FeatspaceError(f"{path}: holds no feature; write it anew with `featspace features`")
     for name, feature in features.items():
-        if feature.ndim != 1 or not feature.is_floating_point():
+        if feature.ndim not in (1, 3) or not feature.is_floating_point():
             found = f"{feature.dtype} of shape {list(feature.shape)}"
-            raise FeatspaceError(f"{path}: {name} is {found}; a feature is a vector of floats")
-        dim = feature.numel() if dim is None else dim
-        if feature.numel() != dim:
-            found = f"{feature.numel()} dimensions, not {dim}"
+            raise FeatspaceError(f"{path}: {name} is {found}; a feature is a vector of floats, or a map (C, h, w)")
+        shape = tuple(feature.shape) if dim is None else (dim,) if isinstance(dim, int) else tuple(dim)
+        dim = shape
+        if feature.shape != shape:
+            found = f"{_size(tuple(feature.shape))}, not {_size(shape)}"
             raise FeatspaceError(f"{path}: {name} has {found}: is it of another encoder?")
         if not torch.isfinite(feature).all():
             raise FeatspaceError(f"{path}: {name} holds NaN or infinite numbers; write it anew")
     return {name: feature.float() for name, feature in features.items()}, metadata
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[0]} dimensions" if len(shape) == 1 else f"a map of shape {list(shape)}"
 
 
 def count_features(sources: Iterable[Path], texts: Iterable[str]) -> int:
@@ -111,8 +119,8 @@ def gather_features(
 
     for source in sources:
         if source.suffix == ".safetensors":
-            for name, feature in read_features(source, encoder.dim)[0].items():
-                add(name, feature, str(source))
+            for name, feature in read_features(source, encoder.shape)[0].items():
+                add(name, feature.flatten(), str(source))
         else:
             image = to_tensor(square(read_image(source), resolution))
             add(slug(source.stem), encoder(image[None].to(device))[0], str(source))

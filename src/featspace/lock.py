@@ -16,7 +16,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from featspace.errors import FeatspaceError, one_line
 from featspace.files import atomic_file
-from featspace.params import Section
+from featspace.sections import Section
 from featspace.weights import restore, short
 
 LOCK = "data/weights.lock"

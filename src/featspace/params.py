@@ -9,28 +9,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from featspace.errors import UsageError
+from featspace.featinv import params as featinv
+from featspace.featinv.params import FeatInvParams
+from featspace.sections import Name, Section, Text
 
 FILE = "params.yaml"
 
-# Part of file names, in which `-` separates a target from its sample.
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$")]
-Text = Annotated[str, StringConstraints(min_length=1)]
 Quality = Annotated[int, Field(ge=1, le=100)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class EncoderParams(Section):
     """A target network and how the decoder is guided by it."""
 
     network: Text  # what encoders.load_encoder takes
+    layer: Text | None = None  # null: the network's own feature; a module's name, or unpooled: that map
     clip_std: float | None = Field(3.0, gt=0)  # gradient clamped to mean ± clip_std·std; null: not clamped
     guidance_weight: float | None = Field(None, ge=0)  # in place of decode.guidance_weight
 
@@ -105,6 +102,7 @@ class Profile(Section):
     captions: dict[Name, Text] = {}
     captions_file: Text | None = None  # captions of the photos, as JSON of MS COCO's form
     similarity: SimilarityParams = SimilarityParams()
+    featinv: FeatInvParams = FeatInvParams()
 
     @model_validator(mode="after")
     def _targets(self) -> Profile:
@@ -229,6 +227,8 @@ _SECTIONS = {
     "decode": DecodeParams,
     "photos": PhotoParams,
     "similarity": SimilarityParams,
+    "featinv": FeatInvParams,
+    **featinv.SECTIONS,
 }
 
 
@@ -240,7 +240,7 @@ def _describe(detail: Any) -> str:
     if kind == "missing":
         return f"{'.'.join(loc)} is missing"
     if kind == "extra_forbidden":
-        section = _SECTIONS.get(loc[1], Profile)
+        section = next((_SECTIONS[part] for part in reversed(loc[:-1]) if part in _SECTIONS), Profile)
         return f"{'.'.join(loc)}: {value} is not a parameter{_choices(loc[-1], section.model_fields)}"
     if kind == "value_error":
         return f"{'.'.join(loc)}.{context['error']}"

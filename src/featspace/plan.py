@@ -126,7 +126,7 @@ def describe(
     dtype = getattr(torch, decode.precision)
     with torch.device("meta"):
         prior = blank_prior(profile.prior, params.root, dtype)
-        network = load_encoder(encoder.network, params.root, weights=False).to("meta")
+        network = load_encoder(encoder.network, params.root, weights=False, layer=encoder.layer).to("meta")
         cost = evaluation_cost(prior, network, decode.preset)
     flops, evaluations = cost.flops, evaluations_of(decode, prior.alpha_bars)
     if decode.preset == "fast" and decode.tiny_vae:

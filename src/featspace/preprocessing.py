@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -56,6 +57,13 @@ class Preprocess(nn.Module):
         self.interpolation, self.margin = interpolation, margin
         for name, value in (("mean", mean), ("std", std), ("fill", fill)):
             self.register_buffer(name, torch.tensor(list(value)).reshape(1, 3, 1, 1), persistent=False)
+
+    def whole(self, side: int) -> Preprocess:
+        """The same, but for the whole of a square image at `side` pixels."""
+        changed = copy.copy(self)
+        changed.resize = changed.crop = (side, side)
+        changed.fit = "shortest"
+        return changed
 
     def forward(self, images: Tensor) -> Tensor:
         """Network input (N, 3, *crop) of images (N, 3, H, W) in [0, 1], in the images' own precision."""

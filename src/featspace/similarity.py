@@ -105,14 +105,14 @@ def targets_with_features(encoder: Encoder, targets: Path, features_file: Path) 
 
     Raises FeatspaceError if the features are another encoder's, or of other targets.
     """
-    features, metadata = read_features(features_file, encoder.dim)
+    features, metadata = read_features(features_file, encoder.shape)
     source = metadata.get("encoder", encoder.network)
     if source != encoder.network:
         raise FeatspaceError(f"{features_file}: features of {source}, not of {encoder.network}; name its own")
     known = read_targets(targets)
     if strangers := sorted(set(features) - {target.id for target in known}):
         raise FeatspaceError(f"{features_file}: '{strangers[0]}' is no target of {targets}; write it again")
-    return [(target, features[target.id]) for target in known if target.id in features]
+    return [(target, features[target.id].flatten()) for target in known if target.id in features]
 
 
 def read_photographs(path: Path, dim: int) -> Tensor:

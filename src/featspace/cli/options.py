@@ -41,12 +41,13 @@ def open_profile(params: Path | None, profile: str) -> tuple[Params, Profile]:
 
 def open_encoder(params: Params, profile: Profile, name: str) -> Encoder:
     """An encoder of the profile, on the device that the profile names."""
-    return open_network(params, profile, profile.encoder(name).network)
+    settings = profile.encoder(name)
+    return open_network(params, profile, settings.network, settings.layer)
 
 
-def open_network(params: Params, profile: Profile, network: str) -> Encoder:
+def open_network(params: Params, profile: Profile, network: str, layer: str | None = None) -> Encoder:
     """Any network, on the device that the profile names."""
     from featspace.devices import choose_device
     from featspace.encoders import load_encoder
 
-    return load_encoder(network, params.root).to(choose_device(profile.decode.device))
+    return load_encoder(network, params.root, layer=layer).to(choose_device(profile.decode.device))

@@ -28,6 +28,7 @@ class Network(NamedTuple):
     feature: Callable[[Any, Tensor], Tensor]  # model, input (N, 3, h, w) -> (N, dim)
     logits: Callable[[Any, Tensor], Tensor] | None = None  # model, input (N, 3, h, w) -> (N, classes)
     text: Callable[[Any, list[str]], Tensor] | None = None  # model, N texts -> (N, dim)
+    trunk: Callable[[Any], nn.Module] = lambda model: model  # the part that looks at images, for `featspace.spatial`
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import nullcontext
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -82,7 +83,7 @@ def _network(source: str | Path, name: str, weights: bool, **options: Any) -> Ne
     def text(model: Any, texts: list[str]) -> Tensor:
         return model.encode_text(tokenizer()(texts).to(next(model.parameters()).device))
 
-    return Network(model, preprocess, dim, _feature, text=text)
+    return Network(model, preprocess, dim, _feature, text=text, trunk=attrgetter("visual"))
 
 
 def _feature(model: Any, inputs: Tensor) -> Tensor:

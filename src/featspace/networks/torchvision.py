@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -48,7 +49,8 @@ def split(model: nn.Module, transforms: Any) -> Network:
     head = model.get_submodule(linear[-1])
     model.set_submodule(linear[-1], nn.Identity())
     parts = nn.ModuleDict({"trunk": model, "head": head})
-    return Network(parts, from_torchvision(transforms), head.in_features, _feature, _logits)
+    preprocess = from_torchvision(transforms)
+    return Network(parts, preprocess, head.in_features, _feature, _logits, trunk=itemgetter("trunk"))
 
 
 def _feature(parts: Any, inputs: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache, partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def _network(source: str, folder: Path) -> Network:
         options = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
         return _pooled(model.get_text_features(tokenizer()(texts, **options).input_ids.to(model.device)))
 
-    return Network(model, preprocess, dim, _image_embedding, text=text)
+    return Network(model, preprocess, dim, _image_embedding, text=text, trunk=attrgetter("vision_model"))
 
 
 def _image_embedding(model: Any, inputs: Tensor) -> Tensor:

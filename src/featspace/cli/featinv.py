@@ -1,0 +1,163 @@
+"""The commands of the second decoder: `featspace featinv …`, and `featspace steer`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from featspace.cli.options import Out, ParamsFile, ProfileName, Targets, app, open_profile
+
+featinv = typer.Typer(
+    help="Decode feature maps into images with a trained ControlNet (FeatInv, arXiv 2505.21032).",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(featinv, name="featinv")
+
+ControlNet = Annotated[str, typer.Option("--controlnet", help="One of the profile's featinv.controlnets.")]
+Weights = Annotated[Path | None, typer.Option("--weights", help="A ControlNet's folder in place of the profile's.")]
+
+
+@featinv.command()
+def train(
+    controlnet: ControlNet,
+    out: Annotated[Path | None, typer.Option(help="By default the folder that the profile names.")] = None,
+    work: Annotated[Path | None, typer.Option(help="Checkpoint and validation; by default <out>.unfinished.")] = None,
+    curve: Annotated[Path | None, typer.Option(help="Table of what is measured; by default in WORK.")] = None,
+    profile: ProfileName = "mini",
+    params: ParamsFile = None,
+) -> None:
+    """Train a ControlNet for a prior and an encoder; an interrupted training goes on from its checkpoint.
+
+    Several GPUs: accelerate launch --multi_gpu "$(which featspace)" featinv train …
+    """
+    from featspace.featinv.pipeline import controlnet_params
+    from featspace.featinv.train import run_train
+
+    loaded, chosen = open_profile(params, profile)
+    out = out or loaded.root / controlnet_params(chosen, controlnet).folder
+    run_train(loaded, chosen, controlnet, out, work or out.with_name(f"{out.name}.unfinished"), curve)
+
+
+@featinv.command()
+def decode(
+    controlnet: ControlNet,
+    out: Out,
+    sources: Annotated[list[Path], typer.Argument(help="Photographs, or .safetensors files of features.")],
+    profile: ProfileName = "mini",
+    params: ParamsFile = None,
+) -> None:
+    """Decode the feature maps of photographs, or from a file, into images.
+
+    Example: featspace featinv decode photo.jpg --controlnet resnet --out decoded
+    """
+    from featspace.featinv.decode import run_decode
+
+    for row in run_decode(*open_profile(params, profile), controlnet, sources, out).itertuples():
+        typer.echo(f"{out / f'{row.id}-0.png'}  cosine of maps {row.map_cosine:.4f}")
+
+
+@featinv.command()
+def evaluate(
+    controlnet: ControlNet,
+    out: Out,
+    targets: Annotated[Path | None, typer.Option(help="In place of the held-out photographs: `targets` wrote.")] = None,
+    weights: Weights = None,
+    profile: ProfileName = "mini",
+    params: ParamsFile = None,
+) -> None:
+    """Reconstruct held-out photographs from their feature maps and compare the images with the originals."""
+    from featspace.featinv.evaluate import run_evaluate
+
+    run_evaluate(*open_profile(params, profile), controlnet, out, targets, weights)
+
+
+@featinv.command()
+def summary(
+    folders: Annotated[list[Path], typer.Argument(help="Folders that evaluate (several) or together wrote.")], out: Out
+) -> None:
+    """Summarize evaluations, a row a ControlNet, or the comparison of both decoders, a row a way."""
+    from featspace.featinv.evaluate import run_summary
+    from featspace.featinv.together import run_together_summary
+
+    if (folders[0] / "together.csv").is_file():
+        run_together_summary(folders[0], out)
+    else:
+        run_summary(folders, out)
+
+
+@featinv.command()
+def together(
+    controlnet: ControlNet,
+    targets: Targets,
+    out: Out,
+    weights: Weights = None,
+    profile: ProfileName = "mini",
+    params: ParamsFile = None,
+) -> None:
+    """Compare guided decoding, FeatInv, and guided decoding from FeatInv's image, on the same targets and budget."""
+    from featspace.featinv.together import run_together
+
+    run_together(*open_profile(params, profile), controlnet, targets, out, weights)
+
+
+@featinv.command()
+def means(
+    controlnet: ControlNet,
+    out: Out,
+    per_class: Annotated[int, typer.Option(help="Training photographs of each class.", min=1)] = 100,
+    profile: ProfileName = "mini",
+    params: ParamsFile = None,
+) -> None:
+    """Write the mean feature map of each class of the training photographs: directions to steer along."""
+    from featspace.featinv.steer import run_means
+
+    run_means(*open_profile(params, profile), controlnet, out, per_class)
+
+
+class Drawing(StrEnum):
+    reconstructions = "reconstructions"
+    together = "together"
+    steer = "steer"
+
+
+@featinv.command()
+def figure(
+    name: Annotated[Drawing, typer.Argument(help="What to draw.")],
+    folders: Annotated[list[Path], typer.Argument(help="Folders that evaluate (several), together or steer wrote.")],
+    out: Annotated[Path, typer.Option(help="File name without suffix; .png and .pdf are written.")],
+) -> None:
+    """Draw a figure from tables and images."""
+    from featspace.figures.featinv import run_figure
+
+    run_figure(name.value, folders, out)
+
+
+@app.command()
+def steer(
+    source: Annotated[Path, typer.Argument(help="A photograph, or a .safetensors file of one feature map.")],
+    controlnet: ControlNet,
+    direction: Annotated[Path, typer.Option(help="Of `featinv means`, or with a tensor `direction`; .safetensors.")],
+    out: Out,
+    away: Annotated[str | None, typer.Option(help="A class of the file of means.")] = None,
+    toward: Annotated[str | None, typer.Option(help="Another class of it.")] = None,
+    strength: Annotated[list[float] | None, typer.Option(help="Several; by default the profile's.")] = None,
+    weights: Weights = None,
+    profile: ProfileName = "mini",
+    params: ParamsFile = None,
+) -> None:
+    """Move a feature map along a direction, by several strengths, and decode the series.
+
+    Example: featspace steer cat.jpg --controlnet resnet --direction data/models/featinv/means.safetensors
+    --away tabby --toward lion --out steered
+    """
+    from featspace.featinv.steer import run_steer
+
+    loaded, chosen = open_profile(params, profile)
+    table = run_steer(loaded, chosen, controlnet, source, direction, out, away, toward, strength, weights)
+    for row in table.itertuples():
+        typer.echo(f"{out / row.file}  strength {row.strength:g}  moved {row.moved:.3f}")

@@ -1,0 +1,171 @@
+"""FeatInv's decoder as a diffusers pipeline: `FeatInvPipeline(...)(hints)`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from torch import Tensor
+from tqdm import tqdm
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from featspace.encoders import Encoder, load_encoder
+from featspace.errors import FeatspaceError, UsageError
+from featspace.featinv.controlnet import FeatureControlNet, Pairing, load_controlnet
+from featspace.featinv.params import PROMPT, ControlNetParams
+from featspace.params import Params, Profile
+from featspace.pipeline import FeatureDecodingPipeline, as_saved, load_pipeline
+from featspace.prior import Prior
+
+
+class FeatInvPipeline(DiffusionPipeline):
+    """Decodes feature maps into images by a ControlNet beside a frozen prior (arXiv 2505.21032, Section 3)."""
+
+    model_cpu_offload_seq = "text_encoder->unet->vae"
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        unet: UNet2DConditionModel,
+        controlnet: FeatureControlNet,
+        scheduler: SchedulerMixin,
+    ):
+        super().__init__()
+        self.register_modules(
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            unet=unet,
+            controlnet=controlnet,
+            scheduler=scheduler,
+        )
+
+    prior = FeatureDecodingPipeline.prior
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        hints: Tensor,
+        prompt: str = PROMPT,
+        guidance_scale: float = 1.75,
+        steps: int = 50,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        output_type: str = "pil",
+    ):
+        """Images of feature maps `hints` (N, C, h, w), or of pooled features (N, D, 1, 1), by `steps` steps of DDIM.
+
+        The noise prediction is ε_θ(z, hint, "") + s·(ε_θ(z, hint, prompt) − ε_θ(z, hint, "")), with s =
+        `guidance_scale`; for s = 1 or an empty prompt one prediction a step. `generator`: one a sample makes an image
+        independent of its batch. Returns PIL images, or with `output_type` "pt" a tensor (N, 3, H, W) in [0, 1], on
+        the levels of an 8-bit file. Raises FeatspaceError for hints of another number of channels, or not finite.
+        """
+        channels = self.controlnet.config.conditioning_channels
+        if hints.ndim != 4 or hints.shape[1] != channels:
+            raise FeatspaceError(f"a hint of shape {list(hints.shape[1:])}: this ControlNet takes {channels} channels")
+        if not torch.isfinite(hints).all():
+            raise FeatspaceError("a hint holds NaN or infinity: extract it anew")
+        generators = generator if isinstance(generator, list) else [generator] * len(hints)
+        if len(generators) != len(hints):
+            raise UsageError(f"{len(generators)} generators for {len(hints)} hints: give one, or one a hint")
+        conditional, empty = self.prior(prompt), self.prior("")
+        noise = [torch.randn(empty.latent_shape, generator=g, device=g.device if g else "cpu") for g in generators]
+        z, hints = torch.stack([each.to(self.device) for each in noise]), hints.to(self.device)
+        scheduler = DDIMScheduler.from_config(self.scheduler.config, clip_sample=False)
+        scheduler.set_timesteps(steps)
+        for t in scheduler.timesteps.tolist():
+            out = self.predict(z, t, hints, conditional.prompt)
+            if guidance_scale != 1 and prompt:
+                plain = self.predict(z, t, hints, empty.prompt)
+                out = plain + guidance_scale * (out - plain)
+            z = scheduler.step(out, t, z).prev_sample
+        images = as_saved(empty.decode(z))
+        return images if output_type == "pt" else self.numpy_to_pil(images.permute(0, 2, 3, 1).cpu().numpy())
+
+    def predict(self, z: Tensor, t: int | Tensor, hints: Tensor, context: Tensor) -> Tensor:
+        """The UNet's output (N, C, h, w) for latents z at timestep t, with the ControlNet's residuals added.
+
+        `context` is a text's last hidden state, (1 or N, L, D).
+        """
+        return controlled(self.unet, self.controlnet, z, t, hints, context)
+
+
+def controlled(unet, controlnet, z: Tensor, t: int | Tensor, hints: Tensor, context: Tensor) -> Tensor:
+    """The output of `unet` with the residuals of `controlnet`, in the precision of z."""
+    context = context.expand(len(z), -1, -1)
+    inner = getattr(controlnet, "module", controlnet)  # of a wrapper for several GPUs
+    down, middle = controlnet(z.to(inner.dtype), t, context.to(inner.dtype), hints.to(inner.dtype), return_dict=False)
+    dtype = unet.dtype
+    out = unet(
+        z.to(dtype),
+        t,
+        context.to(dtype),
+        down_block_additional_residuals=tuple(each.to(dtype) for each in down),
+        mid_block_additional_residual=middle.to(dtype),
+        return_dict=False,
+    )[0]
+    return out.to(z.dtype)
+
+
+class FeatInv:
+    """An encoder with its ControlNet, as a profile describes them: photographs or maps in, images out."""
+
+    def __init__(self, params: Params, profile: Profile, name: str, device: torch.device, folder: Path | None = None):
+        """`name` is one of `profile.featinv.controlnets`; `folder` stands in for the one that is named there.
+
+        Raises UsageError for another name, FeatspaceError if networks are missing or do not belong together.
+        """
+        self.settings, self.name = profile.featinv, name
+        self.own = controlnet_params(profile, name)
+        self.encoder = open_encoder(params, self.own).to(device)
+        prior, self.resolution = prior_of(profile)
+        base = load_pipeline(prior, params.root, self.settings.precision, device)
+        for part in (base.unet, base.vae, base.text_encoder):
+            part.requires_grad_(False).eval()
+        wanted = Pairing.of(prior, base.unet, self.own.network, self.encoder)
+        controlnet, _ = load_controlnet(folder or params.root / self.own.folder, wanted)
+        torch.nn.Module.to(controlnet, device, base.unet.dtype)
+        self.pipeline = FeatInvPipeline(**base.components, controlnet=controlnet.to(memory_format=torch.channels_last))
+        self.device = device
+
+    @property
+    def prior(self) -> Prior:
+        return self.pipeline.prior()
+
+    def decode(self, hints: Tensor, seeds: list[int]) -> Tensor:
+        """Images (N, 3, H, W) in [0, 1] on the CPU of hints (N, C, h, w); image i has seed i, whatever its batch."""
+        parts = []
+        indices = torch.arange(len(hints)).split(self.settings.batch)
+        for part in tqdm(indices, desc=f"featinv {self.name}", unit="batch", disable=len(indices) < 2):
+            images = self.pipeline(
+                hints[part],
+                self.settings.prompt,
+                self.settings.guidance_scale,
+                self.settings.steps,
+                [torch.Generator().manual_seed(seeds[i]) for i in part.tolist()],
+                "pt",
+            )
+            parts.append(images.cpu())
+        return torch.cat(parts)
+
+
+def controlnet_params(profile: Profile, name: str) -> ControlNetParams:
+    """Raises UsageError, which lists the profile's ControlNets, if there is none of that name."""
+    known = profile.featinv.controlnets
+    if name not in known:
+        there = f"there are {', '.join(known)}" if known else "featinv.controlnets is empty"
+        raise UsageError(f"ControlNet {name!r} is not in the profile; {there}")
+    return known[name]
+
+
+def open_encoder(params: Params, own: ControlNetParams) -> Encoder:
+    """The encoder whose maps a ControlNet takes, on the CPU."""
+    return load_encoder(own.network, params.root, layer=own.layer, input_size=own.input_size)
+
+
+def prior_of(profile: Profile) -> tuple[str, int]:
+    """The prior's name and the images' pixels a side."""
+    return profile.featinv.prior or profile.prior, profile.featinv.resolution or profile.resolution

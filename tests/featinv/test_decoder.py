@@ -1,0 +1,164 @@
+"""The second decoder on tiny networks: an untrained ControlNet changes nothing, a trained one listens to its hint."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from diffusers import ControlNetModel, StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
+
+from featspace.encoders import load_encoder
+from featspace.errors import FeatspaceError
+from featspace.featinv.controlnet import FeatureControlNet, HintEmbedding, Pairing, load_controlnet
+from featspace.featinv.measures import compare_images, frechet, map_cosine
+from featspace.featinv.pipeline import FeatInv, FeatInvPipeline
+from featspace.featinv.steer import read_direction
+from featspace.featinv.together import cost_in_evaluations, from_level, renoised
+from featspace.params import Params
+from featspace.pipeline import load_pipeline
+
+PROMPT = "a photo of a tabby"
+
+
+def seeded(count: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(i) for i in range(count)]
+
+
+def test_an_untrained_controlnet_leaves_the_priors_images_unchanged(project):
+    base = load_pipeline(str(project / "data/models/prior"))
+    controlnet = FeatureControlNet.beside(base.unet, 6, 8).eval()
+    for name, weight in controlnet.named_parameters():  # a copy, but for the hint and what leads back to the UNet
+        if name in dict(base.unet.named_parameters()):
+            assert torch.equal(weight, dict(base.unet.named_parameters())[name]), name
+    pipeline = FeatInvPipeline(**base.components, controlnet=controlnet)
+    ours = pipeline(torch.randn(2, 6, 3, 3) * 100, PROMPT, 1.75, 4, seeded(2), "pt")
+    plain = StableDiffusionPipeline(
+        **base.components, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+    )
+    plain.set_progress_bar_config(disable=True)
+    options = {"num_inference_steps": 4, "guidance_scale": 1.75, "height": 64, "width": 64, "output_type": "np"}
+    theirs = torch.from_numpy(plain([PROMPT] * 2, generator=seeded(2), **options).images).permute(0, 3, 1, 2)
+    assert (ours - theirs).abs().max() <= 1 / 255  # ours are rounded to the levels of a file
+
+
+def test_the_hint_embedding_is_the_published_one():
+    embedding = HintEmbedding(5, 512, 320)
+    shapes = [tuple(layer.weight.shape) for layer in embedding.children()]
+    assert shapes == [(512, 5, 3, 3), (512, 512, 3, 3), (320, 512, 3, 3)]
+    hint = torch.randn(1, 5, 4, 4)
+    assert not embedding(hint).any()
+    torch.nn.init.dirac_(embedding.conv_out.weight)
+    silu = torch.nn.functional.silu
+    expected = silu(embedding.conv_mid(silu(embedding.conv_in(hint))))[:, :320]
+    torch.testing.assert_close(embedding(hint), expected)
+    varied = torch.randn(16, 5, 16, 16)
+    hidden = silu(embedding.conv_mid(silu(embedding.conv_in(varied))))
+    assert 0.3 < hidden.std().item() < 1  # what the zero-initialised layer gets to see of a hint of variance 1
+
+
+def test_a_trained_controlnet_listens_to_its_hint_sample_by_sample(decoder):
+    shape = decoder.encoder.shape
+    hints = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
+    images = decoder.decode(hints, [1, 2, 3])
+    assert images.shape == (3, 3, 64, 64) and torch.equal((images * 255).round() / 255, images)
+    other = decoder.decode(torch.cat([hints[:2], -hints[2:]]), [1, 2, 3])
+    assert torch.equal(images[:2], other[:2]) and not torch.equal(images[2], other[2])
+    torch.testing.assert_close(decoder.decode(hints[2:], [3])[0], images[2], atol=1.5 / 255, rtol=0)
+    assert not torch.equal(decoder.decode(hints[2:], [4])[0], images[2])
+
+
+def test_a_pooled_feature_is_the_same_at_every_position(params, project):
+    loaded = Params.load(params)
+    decoder = FeatInv(loaded, loaded.profile("mini"), "pooled", torch.device("cpu"))
+    feature = decoder.encoder(torch.rand(1, 3, 64, 64))[:, :, None, None]
+    spread = feature.expand(-1, -1, 16, 16)
+    assert torch.equal(decoder.decode(feature, [0]), decoder.decode(spread, [0]))
+
+
+def test_guidance_is_over_the_prompt_with_the_hint_on_both_branches(decoder):
+    """Scale 1 is the conditional prediction, and the empty prompt guided by itself is the empty prompt."""
+    hints, pipeline = torch.randn(1, *decoder.encoder.shape), decoder.pipeline
+    conditional = pipeline(hints, PROMPT, 1.0, 2, seeded(1), "pt")
+    assert not torch.equal(conditional, pipeline(hints, PROMPT, 3.0, 2, seeded(1), "pt"))
+    assert torch.equal(pipeline(hints, "", 3.0, 2, seeded(1), "pt"), pipeline(hints, "", 1.0, 2, seeded(1), "pt"))
+    z, contexts = torch.randn(1, 4, 16, 16), [pipeline.prior(text).prompt for text in ("", PROMPT)]
+    plain, prompted = (pipeline.predict(z, 999, hints, context) for context in contexts)
+    seen = []
+    pipeline.predict = lambda *given: seen.append(given) or (plain if given[3].equal(contexts[0]) else prompted)
+    pipeline(hints, PROMPT, 1.75, 1, seeded(1), "pt")
+    assert len(seen) == 2 and all(given[2].equal(hints) for given in seen)
+
+
+def test_it_is_saved_as_diffusers_saves_a_controlnet(params, project):
+    folder = project / "data/models/featinv/maps"
+    assert {file.name for file in folder.iterdir()} == {
+        "config.json",
+        "diffusion_pytorch_model.safetensors",
+        "pairing.json",
+    }
+    weights = load_file(folder / "diffusion_pytorch_model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float16}
+    config = ControlNetModel.load_config(folder)
+    assert config["_class_name"] == "FeatureControlNet" and config["conditioning_embedding_out_channels"] == [8]
+    controlnet, pairing = load_controlnet(folder)
+    assert pairing.layer == "unpooled" and pairing.hint == list(
+        load_encoder(str(project / pairing.network), layer="unpooled").shape
+    )
+    assert controlnet.dtype == torch.float32 and not controlnet.training
+
+
+def test_the_fingerprint_is_of_the_weights_not_of_their_precision(params, project):
+    root = project / "data/models"
+    resnet = load_encoder(str(root / "resnet"), layer="unpooled")
+    single, half = (load_pipeline(str(root / "prior"), precision=each).unet for each in ("float32", "bfloat16"))
+    pairings = [Pairing.of("prior", unet, "resnet", resnet) for unet in (single, half)]
+    assert pairings[0] == pairings[1]
+    judge = load_encoder(str(root / "judge"), layer="unpooled")
+    assert Pairing.of("prior", single, "resnet", judge).network_fingerprint != pairings[0].network_fingerprint
+
+
+def test_measures_are_1_for_the_original_and_lower_for_another(project):
+    maps = load_encoder(str(project / "data/models/resnet"), layer="unpooled")
+    judge = load_encoder(str(project / "data/models/judge"))
+    images = torch.rand(4, 3, 64, 64) * torch.tensor([0.2, 1, 0.6, 0.1]).view(-1, 1, 1, 1)
+    table, features = compare_images(maps, judge, images, images)
+    assert torch.equal(*features) and features[0].shape == (4, judge.dim)
+    np.testing.assert_allclose(table[["map_cosine", "pooled_cosine", "judge_cosine", "top1_agrees"]], 1, atol=1e-6)
+    assert (table["shuffled_map_cosine"] < 1 - 1e-4).all()
+    expected = map_cosine(maps.spatial(images).roll(2, 0), maps.spatial(images))
+    np.testing.assert_allclose(table["shuffled_map_cosine"], expected, atol=1e-6)
+    assert compare_images(maps, judge, images[:1], images[:1])[0]["shuffled_map_cosine"].isna().all()
+    features = torch.randn(64, 3)
+    assert frechet(features[:2], features[:2]) is None
+    assert frechet(features, features + torch.tensor([3.0, 0, 0])) == pytest.approx(9, rel=1e-4)
+
+
+def test_guidance_starts_at_the_chosen_level():
+    alpha_bars = torch.linspace(0.999, 0.01, 1000, dtype=torch.float64)
+    schedule = from_level(alpha_bars, 0.5, 10, 2)
+    assert schedule.evaluations == 20 and schedule.timesteps[-1] == 0
+    assert (1 - schedule.alpha_bars[0]) ** 0.5 == pytest.approx(0.5, abs=1e-3)
+    product = np.cumprod([1 - beta for beta in reversed(schedule.betas)])[::-1]
+    np.testing.assert_allclose(product, schedule.alpha_bars)  # each β leads to the next kept level
+    z = renoised(torch.zeros(1, 1, 100, 100), 0.75, torch.randn(1, 1, 100, 100))
+    assert float(z.std()) == pytest.approx(0.5, rel=0.05)
+
+
+def test_a_direction_is_a_difference_of_means_or_a_vector(project, tmp_path):
+    encoder = load_encoder(str(project / "data/models/resnet"), layer="unpooled")
+    channels, file = encoder.shape[0], tmp_path / "d.safetensors"
+    a, b, v = torch.randn(*encoder.shape), torch.randn(*encoder.shape), torch.randn(channels)
+    save_file({"cat": a, "dog": b, "direction": v}, file)
+    assert torch.equal(read_direction(file, encoder, "cat", "dog"), b - a)
+    assert torch.equal(read_direction(file, encoder)[:, 1, 0], v)
+    save_file({"direction": torch.zeros(channels)}, file)
+    with pytest.raises(FeatspaceError, match="zero or not finite"):
+        read_direction(file, encoder)
+
+
+def test_what_a_featinv_image_costs_is_counted(decoder):
+    hint = torch.randn(1, *decoder.encoder.shape)
+    once = cost_in_evaluations(decoder, hint)
+    decoder.settings = decoder.settings.model_copy(update={"steps": 30})
+    assert 0 < once < 3 and 8 < cost_in_evaluations(decoder, hint) / once < 10  # ten times the steps, one decoding

@@ -49,7 +49,7 @@ $(ENV): requirements.lock pyproject.toml | $(PRIVATE_UV)
 	@$(UV) python find '$(PYTHON)' >/dev/null 2>&1 || \
 	    { echo "make: no Python 3.11, 3.12 or 3.13 found: install one and put it on PATH" >&2; exit 1; }
 	$(UV) venv -q --python '$(PYTHON)' .venv
-	$(UV) pip install --python .venv --require-hashes --build-constraints requirements.lock -r requirements.lock
+	$(UV) pip install --compile-bytecode --python .venv --require-hashes --build-constraints requirements.lock -r requirements.lock
 	$(UV) pip install -q --python .venv --no-deps --no-build-isolation -e .
 	@echo '$(CURDIR)' > $@
 

@@ -50,7 +50,9 @@ def draw(rows: pd.DataFrame) -> Figure:
             axes.plot(own[x], own[y], color=color, marker="o", markersize=3.5, linewidth=0.9)
         for row in own.itertuples():
             side = sides.get(method, 1)
-            text = f"{method} {row.evaluations:,}" if method == "fast" else NAMES.get(method, method)
+            text = f"{row.evaluations:,}" if method == "fast" else NAMES.get(method, method)
+            if method == "fast" and row.evaluations == own["evaluations"].max():
+                text = f"fast, {text} evaluations"
             options = LABEL | {"ha": "left" if side > 0 else "right", "color": color}
             right.annotate(text, (row.ratio, row.error), (4 * side, 3 if method == "fast" else -2), **options)
         if method == "fast":

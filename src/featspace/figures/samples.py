@@ -29,7 +29,7 @@ def read_rows(kind: str, targets: Path, decoded: Path, table: Path) -> tuple[lis
     for target in wanted:
         own = best[best["id"] == target.id].sort_values("sample")
         images = [read_image(Path(decoded) / f"{target.id}-{sample}.png") for sample in own["sample"]]
-        labels = [f"{cosine:.3f}" for cosine in own["cosine"]]
+        labels = [short(cosine) for cosine in own["cosine"]]
         rows.append(Row(target.id, list(zip(images, labels, strict=True))))
     return wanted, rows, best
 
@@ -43,12 +43,17 @@ def explain(best: pd.DataFrame, references: Path) -> str:
         raise FeatspaceError(f"{references}: no nearest_photo of '{encoder}' for these targets; name its own")
     lines = (
         f"Numbers: cosine similarity of the saved image’s feature to the target’s, encoder “{encoder}”; "
-        f"median {best['cosine'].median():.3f} over {counted(len(best), 'image')}.",
+        f"median {short(best['cosine'].median())} over {counted(len(best), 'image')}.",
         f"For comparison, the most similar other photograph: "
-        f"median {nearest.median():.3f} over {counted(len(nearest), 'target')}.",
+        f"median {short(nearest.median())} over {counted(len(nearest), 'target')}.",
     )
     return "\n".join(textwrap.fill(line, 125) for line in lines)
 
 
 def counted(count: int, thing: str) -> str:
     return f"{count} {thing}{'' if count == 1 else 's'}"
+
+
+def short(cosine: float) -> str:
+    """Three digits; four where three would round up to one."""
+    return next((text for text in (f"{cosine:.3f}", f"{cosine:.4f}") if float(text) < 1), "> 0.9999")

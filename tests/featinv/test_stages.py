@@ -55,8 +55,9 @@ def test_the_stages_from_end_to_end(params, project, tmp_path, offline, capsys):
     main(["featinv", "figure", "steer", str(tmp_path / "steered"), "--out", str(out / "steer")])
     assert Image.open(out / "steer.png").size[0] == WIDTH and (out / "steer.pdf").is_file()
     main(["featinv", "decode", "photo.jpg", "--controlnet", "maps", *options, "--out", str(tmp_path / "decoded")])
-    first = (tmp_path / "decoded" / "photo-0.png").read_bytes()
-    assert first == (tmp_path / "steered" / "photo-0.png").read_bytes()  # strength 0, the same noise
+    files = (tmp_path / folder / "photo-0.png" for folder in ("decoded", "steered"))
+    alone, first = (np.asarray(Image.open(file)).astype(int) for file in files)
+    assert np.abs(alone - first).max() <= 2  # strength 0, the same noise; kernels round otherwise in another batch
     assert "cosine of maps" in capsys.readouterr().out
 
 

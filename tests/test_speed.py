@@ -42,6 +42,19 @@ def test_every_way_is_measured_for_every_encoder(tmp_path, monkeypatch):
     assert Image.open(tmp_path / "speed.png").width > 2000 and (tmp_path / "speed.pdf").is_file()
 
 
+def test_a_layer_is_timed_up_to_it(project, tmp_path):
+    text = (project / "params.yaml").read_text().replace("data/models", f"{project}/data/models")
+    file = tmp_path / "params.yaml"
+    file.write_text(text.replace("data/models/resnet", "data/models/resnet, layer: layer1"))
+    gflop = {}
+    for params in (project / "params.yaml", file):
+        options = ["--params", str(params), "--batch", "1", "--evaluations", "1", "--out", str(tmp_path / "speed")]
+        main(["speed", "--profile", "mini", *options])
+        gflop[params] = pd.read_csv(tmp_path / "speed.csv").groupby("encoder")["gflop"].first()
+    whole, part = gflop.values()
+    assert part["resnet"] < whole["resnet"] and part["clip"] == whole["clip"]
+
+
 def test_a_way_that_does_not_fit_is_said_to(tmp_path, monkeypatch):
     measure = speed._times
 

@@ -18,7 +18,7 @@ from featspace.architectures import blank_prior
 from featspace.devices import GIB, choose_device, device_name
 from featspace.encoders import Encoder, load_encoder
 from featspace.guidance import Schedule, guided_decode
-from featspace.params import Profile
+from featspace.params import EncoderParams, Profile
 from featspace.pipeline import FeatureDistance
 from featspace.plan import T, evaluation_cost, matrix_rate
 from featspace.prior import Prior
@@ -70,10 +70,10 @@ def run_speed(
     rows = []
     for encoder, settings in profile.encoders.items():
         with torch.device("meta"):
-            blank = load_encoder(settings.network, root, weights=False).to("meta")
+            blank = load_encoder(settings.network, root, weights=False, layer=settings.layer).to("meta")
             flops = evaluation_cost(blank_prior(profile.prior, root), blank).flops
         for way in ways(batches, precision, compiled):
-            seconds, gib = _measure(profile.prior, settings.network, root, way, device, evaluations)
+            seconds, gib = _measure(profile.prior, settings, root, way, device, evaluations)
             rows.append(
                 {
                     "encoder": encoder,
@@ -102,14 +102,14 @@ def run_speed(
 
 
 def _measure(
-    prior: str, network: str, root: Path, way: Way, device: torch.device, evaluations: int
+    prior: str, settings: EncoderParams, root: Path, way: Way, device: torch.device, evaluations: int
 ) -> tuple[float, float]:
     """Seconds of one evaluation of one image, and peak GiB; NaN where memory does not suffice or is not counted."""
     try:
         with device:
             torch.manual_seed(0)
             blank = blank_prior(prior, root, getattr(torch, way.precision))
-            encoder = load_encoder(network, root, weights=False).to(device)
+            encoder = load_encoder(settings.network, root, weights=False, layer=settings.layer).to(device)
         if way.channels_last:
             for part in (blank.unet, blank.vae):
                 part.to(memory_format=torch.channels_last)

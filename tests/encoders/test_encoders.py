@@ -134,6 +134,20 @@ def test_text(folders: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["hf-clip", "hf-siglip", "hf-dino"])
+@torch.no_grad()
+def test_maps_of_transformers_are_the_last_layers_tokens_as_a_grid(folders: Path, name: str) -> None:
+    encoder, (model, _, _) = load_encoder(name, folders, layer="unpooled"), library(folders / name)
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    tokens = getattr(model, "vision_model", model)(encoder.preprocess(images)).last_hidden_state
+    dim, side, other = encoder.shape
+    before = tokens.shape[1] - side * other  # the class token, which SigLIP has not
+    assert side == other > 1 and before == (name != "hf-siglip") and tokens.shape[2] == dim
+    maps = encoder.spatial(images)
+    for row, column in ((0, 0), (1, 0), (side - 1, side - 2)):
+        torch.testing.assert_close(maps[:, :, row, column], tokens[:, before + row * side + column])
+
+
 @pytest.mark.parametrize(("name", "dim"), [("shufflenet_v2_x0_5", 1024), ("mobilenet_v3_small", 1024)])
 @torch.no_grad()
 def test_torchvision_feature_is_the_classifiers_input(name: str, dim: int) -> None:

@@ -11,7 +11,7 @@ from toy_models import DTYPE, ToyEncoder, target_feature
 
 from featspace import fast
 from featspace.errors import FeatspaceError, UsageError
-from featspace.fast import fast_decode, step_size, visits
+from featspace.fast import fast_decode, visits
 
 BARS = alpha_bars(1000)
 CENTER, SPREAD = 0.3, 0.5
@@ -45,64 +45,61 @@ def exact(evaluations=60, seeds=(1,), target=0.0, **options):
     return fast_decode(gaussian_noise, painted, match(wanted), noise_of(*seeds), BARS, evaluations, **options)
 
 
-def test_half_the_budget_samples_to_the_middle_and_the_rest_descends_to_the_finest_level():
+def test_three_eighths_of_the_budget_sample_and_the_rest_descends_at_one_level():
     planned = visits(BARS, 128)
-    assert [visit.samples for visit in planned] == [True] * 64 + [False] * 64
+    assert [visit.samples for visit in planned] == [True] * 48 + [False] * 80
     assert [visit.t for visit in planned[1:]] == [
         visit.t if visit.renews else visit.following for visit in planned[:-1]
     ]  # noise that is renewed is of the same level
-    assert [visit.renews for visit in planned] == [True, False] * 32 + [False] * 64
-
-    def sigma(part):
-        bars = BARS[[visit.t for visit in part]]
-        return ((1 - bars) / bars).sqrt()
-
-    for part, ends in ((planned[:64:2], (sigma(planned)[0], None)), (planned[64:], (fast.MIDDLE, fast.FINEST))):
-        steps = np.diff(sigma(part) ** (1 / 3))
-        np.testing.assert_allclose(steps, steps.mean(), atol=0.01)
-        for found, end in zip(sigma(part)[[0, -1]], ends, strict=True):
-            assert end is None or found == pytest.approx(float(end), rel=0.05)
-    assert planned[0].t == 999
+    assert [visit.renews for visit in planned] == [True, False] * 24 + [False] * 80
+    bars = BARS[[visit.t for visit in planned[:49:2]]]
+    sigmas = ((1 - bars) / bars).sqrt()
+    steps = np.diff(sigmas ** (1 / 3))
+    np.testing.assert_allclose(steps, steps.mean(), atol=0.01)
+    assert planned[0].t == 999 and sigmas[-1] == pytest.approx(fast.LEVEL, rel=0.01)
+    assert {visit.t for visit in visits(BARS, 128, started=True)} == {planned[-1].t}
 
 
 @pytest.mark.parametrize("evaluations", [2, 3, 4, 7, 16, 513])
 def test_any_budget_is_spent_and_goes_down(evaluations):
     planned = visits(BARS, evaluations)
     assert len(planned) == evaluations and planned[0].t == 999
-    assert all(visit.following <= visit.t for visit in planned) and planned[-1].t == visits(BARS, 128)[-1].t
-
-
-def test_steps_grow_as_the_budget_shrinks_up_to_double():
-    assert [step_size(n) for n in (128, 512, 32, 16)] == [0.1, 0.05, 0.2, 0.2]
-
-
-def test_without_guidance_it_follows_the_probability_flow(monkeypatch):
-    """Of a Gaussian prior that is u(σ) − μ ∝ √(s² + σ²) (Karras et al. 2022, eq. 4 solved)."""
-    monkeypatch.setattr(fast, "RATE", 0.0)
-    monkeypatch.setattr(fast, "MIDDLE", torch.inf)  # nothing is sampled
-    result = exact(evaluations=1000)
-    start = noise_of(1)() / BARS[-1].sqrt()
-    first, last = ((1 - BARS[t]) / BARS[t] for t in (999, visits(BARS, 1000)[-1].t))
-    end = CENTER + (start - CENTER) * ((SPREAD**2 + last) / (SPREAD**2 + first)).sqrt()
-    clean = end - last * (end - CENTER) / (SPREAD**2 + last)
-    torch.testing.assert_close(result.latents, clean, rtol=0.02, atol=0.01)
+    assert all(visit.following <= visit.t for visit in planned) and not planned[-1].samples
 
 
 def test_without_guidance_it_samples_the_prior(monkeypatch):
-    monkeypatch.setattr(fast, "RATE", 0.0)
+    """What is left is the noise at σ, of which ẑ₀ is the mean: its deviation is s²/√(s² + σ²)."""
+    monkeypatch.setattr(fast, "LONGEST", 0.0)
     monkeypatch.setattr(fast, "WEIGHT", 0.0)
     latents = exact(evaluations=256, seeds=tuple(range(16))).latents
     assert latents.mean() == pytest.approx(CENTER, abs=0.03)
-    assert latents.std() == pytest.approx(SPREAD, rel=0.05)
+    assert latents.std() == pytest.approx(SPREAD**2 / (SPREAD**2 + fast.LEVEL**2) ** 0.5, rel=0.05)
 
 
 def test_what_no_feature_depends_on_is_left_to_the_prior(monkeypatch):
     guided = exact()
-    monkeypatch.setattr(fast, "RATE", 0.0)
+    monkeypatch.setattr(fast, "LONGEST", 0.0)
     monkeypatch.setattr(fast, "WEIGHT", 0.0)
     free = exact()
     torch.testing.assert_close(guided.latents[:, 3], free.latents[:, 3], rtol=1e-12, atol=1e-12)
     assert guided.distances < 0.05 * free.distances
+
+
+def test_a_start_takes_the_samplings_place(monkeypatch):
+    """The level's noise is added to it, and what the target does not call for stays."""
+    start = torch.linspace(-1, 1, 256, dtype=DTYPE).view(1, 4, 8, 8)
+    sampled = exact(target=0.2)
+    result = exact(target=0.2, start=start)
+    assert {t for t, _, _ in result.trace} == {sampled.trace[-1][0]} and int(result.evaluations) == 60
+    assert result.distances < 1e-3 * 192
+    monkeypatch.setattr(fast, "LONGEST", 0.0)
+    bar = BARS[result.trace[0][0]]
+    z = bar.sqrt() * start + (1 - bar).sqrt() * noise_of(1)()
+    clean = (z - (1 - bar).sqrt() * gaussian_noise(z, result.trace[0][0])) / bar.sqrt()
+    torch.testing.assert_close(exact(target=0.2, start=start).latents, clean)
+    torch.testing.assert_close(result.latents[:, 3], clean[:, 3], rtol=1e-12, atol=1e-12)
+    t = exact(start=start, level=2.0).trace[0][0]
+    assert ((1 - BARS[t]) / BARS[t]).sqrt() == pytest.approx(2, rel=0.01)
 
 
 def test_nearer_than_the_papers_preset_in_as_many_evaluations():
@@ -182,9 +179,9 @@ def test_a_preview_takes_the_decoders_place_while_noise_is_high_and_is_never_the
 
     perfect = torch.full((1, 3, 8, 8), 0.5, dtype=DTYPE)  # it shows the target itself, which is not what D shows
     coarse = exact(target=0.5, preview=lambda z: perfect + 0 * painted(z), stop_at=1e-9)
-    assert coarse.distances > 0 and int(coarse.evaluations) == 60
+    assert int(coarse.evaluations) > sum(high)  # it ends none
     seen = torch.cat([before for _, before, _ in coarse.trace])
-    assert seen[: sum(high)].max() == 0 and coarse.distances == seen[sum(high) :].min()
+    assert seen[: sum(high)].max() == 0 and coarse.distances == seen[sum(high) :].nan_to_num(torch.inf).min()
 
 
 def test_a_gradient_that_is_not_finite_leaves_its_sample_unguided():

@@ -40,7 +40,7 @@ def params(project, toy_photographs) -> Path:
             "validations": 1,
         },
         "evaluation": {"per_class": 2, "shown": 2},
-        "together": {"steps": 6, "recurrences": 2, "targets": 1, "guidance_weight": 0.5},
+        "together": {"evaluations": 12, "targets": 1},
         "steer": {"strengths": [0.0, 1.0]},
     }
     path = project / "featinv.yaml"

@@ -14,7 +14,7 @@ from featspace.featinv.controlnet import FeatureControlNet, HintEmbedding, Pairi
 from featspace.featinv.measures import compare_images, frechet, map_cosine
 from featspace.featinv.pipeline import FeatInv, FeatInvPipeline
 from featspace.featinv.steer import read_direction
-from featspace.featinv.together import cost_in_evaluations, from_level, renoised
+from featspace.featinv.together import cost_in_evaluations
 from featspace.params import Params
 from featspace.pipeline import load_pipeline
 
@@ -132,17 +132,6 @@ def test_measures_are_1_for_the_original_and_lower_for_another(project):
     features = torch.randn(64, 3)
     assert frechet(features[:2], features[:2]) is None
     assert frechet(features, features + torch.tensor([3.0, 0, 0])) == pytest.approx(9, rel=1e-4)
-
-
-def test_guidance_starts_at_the_chosen_level():
-    alpha_bars = torch.linspace(0.999, 0.01, 1000, dtype=torch.float64)
-    schedule = from_level(alpha_bars, 0.5, 10, 2)
-    assert schedule.evaluations == 20 and schedule.timesteps[-1] == 0
-    assert (1 - schedule.alpha_bars[0]) ** 0.5 == pytest.approx(0.5, abs=1e-3)
-    product = np.cumprod([1 - beta for beta in reversed(schedule.betas)])[::-1]
-    np.testing.assert_allclose(product, schedule.alpha_bars)  # each β leads to the next kept level
-    z = renoised(torch.zeros(1, 1, 100, 100), 0.75, torch.randn(1, 1, 100, 100))
-    assert float(z.std()) == pytest.approx(0.5, rel=0.05)
 
 
 def test_a_direction_is_a_difference_of_means_or_a_vector(project, tmp_path):

@@ -51,11 +51,9 @@ class EvaluationParams(Section):
 class TogetherParams(Section):
     """Guided decoding alone, FeatInv alone, and guided decoding that starts from the FeatInv image."""
 
-    steps: int = Field(1000, ge=2, le=1000)  # of guided decoding alone; steps · recurrences is the budget of each way
-    recurrences: int = Field(8, ge=1)  # guided evaluations a step
-    guidance_weight: float = Field(4.0, ge=0)
+    evaluations: int = Field(128, ge=4)  # the budget of each way, in guided evaluations
     clip_std: float | None = Field(3.0, gt=0)
-    level: float = Field(0.5, gt=0, lt=1)  # noise that the FeatInv image gets again, √(1 − ᾱ): there guidance starts
+    level: float = Field(0.5, gt=0)  # noise that the FeatInv image gets again, σ = √((1 − ᾱ)/ᾱ): there it is guided
     targets: int = Field(8, ge=1)  # the profile's first ones
 
 

@@ -169,7 +169,7 @@ def run_train(params: Params, profile: Profile, name: str, out: Path, work: Path
         progress.update()
         if step % 20 == 0:
             progress.set_postfix(loss=f"{running / seen:.4f}", refresh=False)
-        validated = step == steps or step % max(1, steps // recipe.validations) == 0
+        validated = step == steps or step % -(-steps // recipe.validations) == 0
         if validated:  # each process has seen its own part of every batch
             running = float(accelerator.reduce(torch.tensor(running, device=accelerator.device), "mean"))
         if validated and main:

@@ -74,8 +74,8 @@ def steer(folders: Sequence[Path]) -> Figure:
     """A strip: the series of images along the direction, with their strengths."""
     (folder,) = folders
     table = read_table(folder / "steer.csv", STEERED)
-    images = [(read_image(folder / row.file), f"moved {row.moved:.2f}") for row in table.itertuples()]
-    heads = [f"strength {row.strength:g}" for row in table.itertuples()]
+    images = [(read_image(folder / row.file), _signed(f"moved {row.moved:.2f}")) for row in table.itertuples()]
+    heads = [_signed(f"strength {row.strength:g}") for row in table.itertuples()]
     original = folder / f"{table['file'].iloc[0].rpartition('-')[0]}.png"
     if original.is_file():
         images, heads = [(read_image(original), "photograph"), *images], ["", *heads]
@@ -84,3 +84,8 @@ def steer(folders: Sequence[Path]) -> Figure:
         "the network’s own map of the image moved along the direction, in units of the direction’s length."
     )
     return matrix([Row("", images)], heads, textwrap.fill(note, 125))
+
+
+def _signed(text: str) -> str:
+    """With a minus sign in place of the hyphen."""
+    return text.replace("-", "−")

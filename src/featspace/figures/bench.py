@@ -53,6 +53,8 @@ def draw(rows: pd.DataFrame) -> Figure:
             text = f"{row.evaluations:,}" if method == "fast" else NAMES.get(method, method)
             if method == "fast" and row.evaluations == own["evaluations"].max():
                 text = f"fast, {text} evaluations"
+            elif method != "fast" and len(own) > 1:
+                text = f"{text}, {row.evaluations:,}"
             options = LABEL | {"ha": "left" if side > 0 else "right", "color": color}
             right.annotate(text, (row.ratio, row.error), (4 * side, 3 if method == "fast" else -2), **options)
         if method == "fast":

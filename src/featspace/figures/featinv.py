@@ -48,7 +48,7 @@ def reconstructions(folders: Sequence[Path]) -> Figure:
         "pooled. Numbers: cosine similarity of the network’s unpooled map of the image to the photograph’s, averaged "
         "over positions."
     )
-    return matrix(rows, heads, textwrap.fill(note, 125))
+    return matrix(rows, heads, textwrap.fill(note, 115))
 
 
 def together(folders: Sequence[Path]) -> Figure:
@@ -67,7 +67,7 @@ def together(folders: Sequence[Path]) -> Figure:
         "Numbers: cosine similarity of the network’s map of the image to the target’s, averaged over positions. Cost "
         f"in guided evaluations: {', '.join(f'{KINDS[way]} {spent[way]:.3g}' for way in WAYS)}."
     )
-    return matrix(rows, ids, textwrap.fill(note, 125))
+    return matrix(rows, ids, textwrap.fill(note, 115))
 
 
 def steer(folders: Sequence[Path]) -> Figure:
@@ -83,7 +83,7 @@ def steer(folders: Sequence[Path]) -> Figure:
         "A feature map plus a direction times its strength, decoded with the same noise. Below the strength: how far "
         "the network’s own map of the image moved along the direction, in units of the direction’s length."
     )
-    return matrix([Row("", images)], heads, textwrap.fill(note, 125))
+    return matrix([Row("", images)], heads, textwrap.fill(note, 115))
 
 
 def _signed(text: str) -> str:

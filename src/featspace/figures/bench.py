@@ -52,11 +52,12 @@ def draw(rows: pd.DataFrame) -> Figure:
             side = sides.get(method, 1)
             text = f"{row.evaluations:,}" if method == "fast" else NAMES.get(method, method)
             if method == "fast" and row.evaluations == own["evaluations"].max():
-                text = f"fast, {text} evaluations"
+                text = f"fast, {text}"
             elif method != "fast" and len(own) > 1:
                 text = f"{text}, {row.evaluations:,}"
             options = LABEL | {"ha": "left" if side > 0 else "right", "color": color}
-            right.annotate(text, (row.ratio, row.error), (4 * side, 3 if method == "fast" else -2), **options)
+            raised = -8 if method == "fast" else -2 if side > 0 else 2  # beside the line, not on it
+            right.annotate(text, (row.ratio, row.error), (4 * side, raised), **options)
         if method == "fast":
             left.annotate(method, (own["evaluations"].iloc[-1], own["ratio"].iloc[-1]), (5, -2), **LABEL, color=color)
     _scale(left, "guided evaluations an image", DISTANCE, sorted(rows["evaluations"].unique()), None)

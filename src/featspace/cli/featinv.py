@@ -81,8 +81,7 @@ def summary(
     folders: Annotated[list[Path], typer.Argument(help="Folders that evaluate (several) or together wrote.")], out: Out
 ) -> None:
     """Summarize evaluations, a row a ControlNet, or the comparison of both decoders, a row a way."""
-    from featspace.featinv.evaluate import run_summary
-    from featspace.featinv.together import run_together_summary
+    from featspace.featinv.summary import run_summary, run_together_summary
 
     if (folders[0] / "together.csv").is_file():
         run_together_summary(folders[0], out)

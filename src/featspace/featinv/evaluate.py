@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,13 +21,11 @@ from featspace.files import atomic_dir
 from featspace.images import read_image, save_png, square, to_tensor
 from featspace.params import Params, Profile
 from featspace.spatial import UNPOOLED
-from featspace.tables import read_table, write_table
+from featspace.tables import write_table
 from featspace.targets import read_targets
 
 PART = 500
 """Photographs that are in memory at once; the shuffled baseline compares within them."""
-EVALUATED = {"id": str, "class": str, "map_cosine": float, "pooled_cosine": float}
-SUMMARY = {"controlnet": str, "network": str, "layer": str, "images": int, "map_cosine": float, "pooled_cosine": float}
 
 
 def run_evaluate(
@@ -78,11 +76,6 @@ def run_evaluate(
         distance = frechet(*(torch.cat(features) for features in zip(*judged, strict=True)))
         row = own | summarize(table, params.seed) | {"frechet": distance}
         write_table(pd.DataFrame([row]), aside / "summary.csv")
-
-
-def run_summary(folders: Sequence[Path], out: Path) -> None:
-    """Writes a CSV with the summaries of folders of `run_evaluate`, a row a ControlNet. Raises FeatspaceError."""
-    write_table(pd.concat([read_table(folder / "summary.csv", SUMMARY) for folder in folders]), out)
 
 
 class HeldOut(NamedTuple):

@@ -24,7 +24,6 @@ from featspace.images import save_png, square, to_tensor
 from featspace.params import Params, Profile
 from featspace.tables import write_table
 
-STEERED = {"strength": float, "file": str, "moved": float}
 DIRECTION = "direction"
 """The tensor's name in a file of a user's vector."""
 

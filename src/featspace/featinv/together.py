@@ -25,10 +25,7 @@ from featspace.params import Params, Profile
 from featspace.pipeline import FeatureDistance, as_saved
 from featspace.plan import evaluation_cost
 from featspace.similarity import squared_distance
-from featspace.tables import read_table, write_table
-
-TOGETHER = {"id": str, "way": str, "evaluations": float, "distance": float, "map_cosine": float, "judge_cosine": float}
-WAYS = ("guided", "featinv", "both")
+from featspace.tables import write_table
 
 
 def run_together(
@@ -77,16 +74,6 @@ def run_together(
             table.insert(0, "id", ids)
             tables.append(table)
         write_table(pd.concat(tables), aside / "together.csv")
-
-
-def run_together_summary(folder: Path, out: Path) -> None:
-    """Writes a CSV of the means over targets of a folder of `run_together`, a row a way; of distances, the median."""
-    table = read_table(folder / "together.csv", TOGETHER)
-    rows = []
-    for way, own in table.groupby("way", sort=False):
-        means = own.drop(columns=["way", "id"]).mean()
-        rows.append({"way": way, "targets": len(own), **means, "distance": own["distance"].median()})
-    write_table(pd.DataFrame(rows), out)
 
 
 def cost_in_evaluations(decoder: FeatInv, hint: Tensor) -> float:

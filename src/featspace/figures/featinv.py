@@ -9,9 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from featspace.errors import FeatspaceError
-from featspace.featinv.evaluate import EVALUATED, SUMMARY
-from featspace.featinv.steer import STEERED
-from featspace.featinv.together import TOGETHER, WAYS
+from featspace.featinv.summary import EVALUATED, STEERED, SUMMARY, TOGETHER, WAYS
 from featspace.images import read_image
 from featspace.plotting import Row, matrix, save, style
 from featspace.tables import read_table

@@ -93,11 +93,11 @@ def fast_decode(
     The nearest x̂ seen is the result. Of the paper's schedule it leaves out what it spends most on: a thousand
     evaluations at levels that show next to nothing, steps of one length, which overshoot late, and the second decoding.
 
-    Tried at the same budget (`featspace bench` measures such things; ratio: to the JPEG copy's distance): descending by
-    Adam from σ = 1 to 0.1 after sampling for half of the budget comes about as near, to less natural images; by Adam
-    through all levels nearer (ratio 0.27 for 0.44), to images less similar to the judging encoder (0.74 for 0.81).
-    L-BFGS at σ = 1 leaves CLIP farther, at σ = ¼ all; at several levels in turn, or without the UNet at the end, comes
-    no nearer. Fresh noise between levels and small shifts of x̂ before the encoder came no nearer.
+    Tried at the same budget, on the default profile's eight photographs, on which all constants here were chosen
+    (ratio: to the JPEG copy's distance): descending by Adam from σ = 1 to 0.1, after sampling for half of the budget,
+    comes about as near, to less natural images, for CLIP as near; by Adam through all levels nearer than that (ratio
+    0.27 for 0.44), to images less similar to the judging encoder (0.74 for 0.81). L-BFGS at σ = 1 or ¼ leaves CLIP
+    farther; at several levels in turn it brings ResNet no nearer, nor without the UNet at the end.
 
     `distance(x, rows)` is ℓ of images x (n, 3, H, W), n ≤ N, of the samples `rows` (n,); the other functions are those
     of `guidance.guided_decode`. `preview(z)`, a cheaper D such as a tiny autoencoder's, takes its place in the first

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 import torch
-from test_fast import BARS, gaussian_noise, match, painted
+from test_fast import BARS, gaussian_noise, painted
 from test_guidance import noise_of
 from toy_models import DTYPE
 
@@ -17,6 +17,10 @@ from featspace.encoders import load_encoder
 from featspace.images import read_image, to_tensor
 
 
+def match(target: torch.Tensor):
+    return lambda images: (images - target).square().flatten(1).sum(1)
+
+
 @pytest.mark.parametrize("name", sorted(set(METHODS) - {"best_of"}))
 def test_every_method_is_brought_nearer_by_its_weight(name):
     target = torch.zeros(1, 3, 8, 8, dtype=DTYPE)
@@ -24,9 +28,9 @@ def test_every_method_is_brought_nearer_by_its_weight(name):
     def nearest(weight):
         method = METHODS[name][0]
         distance = match(target)
-        problem = Problem(gaussian_noise, painted, lambda x: distance(x, torch.arange(1)), noise_of(1), BARS)
+        problem = Problem(gaussian_noise, painted, distance, noise_of(1), BARS)
         method(problem, 24, weight)
-        assert problem.distances == distance(problem.images, torch.arange(1))
+        assert problem.distances == distance(problem.images)
         return problem.distances
 
     assert min(nearest(weight) for weight in METHODS[name][1]) < 0.8 * nearest(0.0)
@@ -37,7 +41,7 @@ def test_the_best_of_more_samples_is_nearer():
 
     def nearest(count):
         distance = match(target)
-        problem = Problem(gaussian_noise, painted, lambda x: distance(x, torch.arange(1)), noise_of(1), BARS)
+        problem = Problem(gaussian_noise, painted, distance, noise_of(1), BARS)
         METHODS["best_of"][0](problem, count, 0.0)
         return problem.distances
 

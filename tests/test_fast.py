@@ -28,21 +28,21 @@ def painted(z: torch.Tensor) -> torch.Tensor:
     return z[:, :3]
 
 
-def match(target: torch.Tensor):
-    return lambda images, rows: (images - target[rows]).square().flatten(1).sum(1)
+def to_match(target: torch.Tensor):
+    return lambda images, rows: (images - target[rows]).flatten(1)
 
 
-def decode(seeds=(3,), targets=None, evaluations=30, distance=None, **options):
+def decode(seeds=(3,), targets=None, evaluations=30, residual=None, **options):
     targets = target_feature(5) if targets is None else targets
     unet, vae, _ = toys(5, 20, targets)
     encoder = ToyEncoder(5)
-    distance = distance or (lambda x, rows: (encoder(x) - targets[rows]).square().sum(1))
-    return fast_decode(unet, vae, distance, noise_of(*seeds), alpha_bars(20), evaluations, **options)
+    residual = residual or (lambda x, rows: encoder(x) - targets[rows])
+    return fast_decode(unet, vae, residual, noise_of(*seeds), alpha_bars(20), evaluations, **options)
 
 
 def exact(evaluations=60, seeds=(1,), target=0.0, **options):
     wanted = torch.full((len(seeds), 3, 8, 8), target, dtype=DTYPE)
-    return fast_decode(gaussian_noise, painted, match(wanted), noise_of(*seeds), BARS, evaluations, **options)
+    return fast_decode(gaussian_noise, painted, to_match(wanted), noise_of(*seeds), BARS, evaluations, **options)
 
 
 def test_three_eighths_of_the_budget_sample_and_the_rest_descends_at_one_level():
@@ -112,7 +112,7 @@ def test_pixels_out_of_range_are_brought_back(monkeypatch):
     """A target whose feature clamping makes indifferent to how far pixels overshoot."""
 
     def clamped(images, rows):
-        return (images.clamp(-1, 1) - 1.0).square().flatten(1).sum(1) + 0.1
+        return torch.cat([(images.clamp(-1, 1) - 1.0).flatten(1), images.new_full((len(images), 1), 0.1**0.5)], 1)
 
     def excess():
         return fast._excess(fast_decode(gaussian_noise, painted, clamped, noise_of(1), BARS, 60).last_images).item()
@@ -135,14 +135,14 @@ def test_a_finished_sample_leaves_the_batch_and_the_others_go_on():
     targets, sizes = torch.cat([target_feature(5), target_feature(6)]), []
     encoder = ToyEncoder(5)
 
-    def distance(images, rows):
+    def residual(images, rows):
         sizes.append(len(images))
-        return (encoder(images) - targets[rows]).square().sum(1)
+        return encoder(images) - targets[rows]
 
     whole = decode((3, 4), targets)
     seen = torch.stack([before for _, before, _ in whole.trace])  # (evaluations, 2)
     stop_at = float(seen[:, 0].min() * 1.5)
-    result = decode((3, 4), targets, distance=distance, stop_at=stop_at)
+    result = decode((3, 4), targets, residual=residual, stop_at=stop_at)
     for sample in range(2):
         below = (seen[:, sample] <= stop_at).nonzero()
         assert result.evaluations[sample] == (below[0, 0] + 1 if len(below) else len(seen))
@@ -188,11 +188,11 @@ def test_a_gradient_that_is_not_finite_leaves_its_sample_unguided():
     targets, encoder = torch.cat([target_feature(5), target_feature(6)]), ToyEncoder(5)
 
     def broken(images, rows):
-        gap = (encoder(images) - targets[rows]).square().sum(1)
-        nothing = torch.where(rows == 0, gap - gap.detach(), 1.0).sqrt() * (rows == 0)
+        gap = encoder(images) - targets[rows]
+        nothing = torch.where(rows[:, None] == 0, gap - gap.detach(), 1.0).sqrt() * (rows[:, None] == 0)
         return gap + nothing  # its derivative is infinite
 
-    result = decode((3, 4), targets, distance=broken)
+    result = decode((3, 4), targets, residual=broken)
     assert result.unguided.tolist() == [30, 0]
     torch.testing.assert_close(result.distances[1:], decode((4,), targets[1:]).distances, rtol=1e-9, atol=1e-9)
 

@@ -24,6 +24,7 @@ from featspace.prior import Prior
 from featspace.similarity import compare, jpeg_copy, squared_distance
 from featspace.tables import BENCH, read_table, write_table
 from featspace.targets import read_targets
+from featspace.whitening import whitening_of
 
 PASSES = ("unet_forward", "unet_backward", "vae_forward", "vae_backward", "encoder_forward", "encoder_backward")
 NOISES, LEVELS = 4, (50, 200)
@@ -176,7 +177,8 @@ def _decode(
     clip_std = profile.encoder(name).clip_std
     if job.method == "fast":
         bars, budget = prior.alpha_bars, job.evaluations
-        images = fast_decode(unet, vae, distance, draw_noise, bars, budget, clip_std=clip_std).images
+        whitened = {"clip_std": clip_std, "whitening": whitening_of(network, prior.image_size, device=device)}
+        images = fast_decode(unet, vae, distance.residual, draw_noise, bars, budget, **whitened).images
     else:
         problem = Problem(unet, vae, distance, draw_noise, prior.alpha_bars, clip_std)
         METHODS[job.method][0](problem, job.evaluations, job.weight)

@@ -25,6 +25,7 @@ from featspace.plan import evaluations_of, fitting_batch
 from featspace.similarity import cosine_similarity, look, squared_distance
 from featspace.tables import write_table
 from featspace.unfinished import Unfinished, resumable_dir
+from featspace.whitening import whitening_of
 
 
 def seed_of(seed: int, target: str, sample: int) -> int:
@@ -94,6 +95,7 @@ def run_decode(
         batch = fitting_batch(pipeline.prior(), network, free_memory(device), min(decode.batch, len(waiting)))
         if waiting and batch == 0:
             batch = _recompute(pipeline)
+        whitening = None
         total, start = evaluations * len(jobs), evaluations * done
         with tqdm(total=total, initial=start, desc=f"decode {encoder}", unit="evaluation", smoothing=0) as progress:
             while waiting:
@@ -101,12 +103,15 @@ def run_decode(
                 progress.n = evaluations * done  # after a part that did not fit the memory, back to its start
                 seeds = [seed_of(params.seed, *job) for job in part]
                 try:
+                    if decode.preset == "fast" and whitening is None:
+                        whitening = whitening_of(network, pipeline.prior().image_size, batch, device)
                     decoded = pipeline(
                         torch.stack([features[name] for name, _ in part]),
                         network,
                         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
                         preset=decode.preset,
                         tiny_vae=tiny_vae,
+                        whitening=whitening,
                         guidance_weight=weight,
                         clip_std=settings.clip_std,
                         callback_on_step_end=_Watch(progress, [_stem(job) for job in part]),

@@ -121,7 +121,7 @@ def guided_decode(
     Raises FeatspaceError if a sample never had a finite distance. A sample whose gradient is not finite is left
     unguided in that evaluation.
     """
-    z, best, trace = draw_noise(), None, []
+    z, best, losses = draw_noise(), None, None
     unguided = torch.zeros(len(z), dtype=torch.int64, device=z.device)
     for index, t, recurrence, repeats, alpha_bar, beta in _visits(schedule):
         z = z.detach().requires_grad_()
@@ -139,7 +139,7 @@ def guided_decode(
             after = distance(corrected)
             best = nearest(best, image, before, t, recurrence)
             best = nearest(best, corrected, after, t, recurrence + 0.5)
-            trace.append((t, before, after))
+            losses = noted(losses, schedule.evaluations, index, before, after)
             if callback is not None:
                 callback(Evaluation(index, t, recurrence, z, before, after, finite))
             is_last_step = t == schedule.timesteps[-1]
@@ -151,7 +151,20 @@ def guided_decode(
     with torch.no_grad():
         last = decode_latents(z)
         spent = torch.full_like(unguided, schedule.evaluations)
+        trace = [(t, *pair) for (_, t, *_), pair in zip(_visits(schedule), losses, strict=True)]
         return Decoded(*best, last, distance(last), z, spent, trace, unguided)
+
+
+def noted(losses: torch.Tensor | None, evaluations: int, index: int, *found: torch.Tensor) -> torch.Tensor:
+    """The distances of all evaluations, (evaluations, len(found), N), with those `found` (N,) filled in at `index`.
+
+    One tensor, filled in place: thousands of small ones, kept from between large ones, fragment the heap until
+    memory is full.
+    """
+    if losses is None:
+        losses = found[0].new_full((evaluations, len(found), len(found[0])), torch.nan)
+    losses[index] = torch.stack(found)
+    return losses
 
 
 def conditioned(gradient: torch.Tensor, eps: torch.Tensor, clip_std: float | None) -> torch.Tensor:

@@ -23,6 +23,7 @@ from featspace.hub import obtain
 from featspace.networks import explained
 from featspace.prior import Prior
 from featspace.weights import check_folder
+from featspace.whitening import Whitening, whitening_of
 
 SAFELY = {"use_safetensors": True, "local_files_only": True}
 
@@ -50,8 +51,12 @@ class FeatureDistance:
         self.encoder, self.features = encoder, features
 
     def __call__(self, images: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
+        return self.residual(images, rows).square().sum(1)
+
+    def residual(self, images: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
+        """f(x) − f*, (n, D)."""
         features = self.features if rows is None else self.features[rows]
-        return (self.encoder(as_saved(images)) - features).float().square().sum(1)
+        return (self.encoder(as_saved(images)) - features).float()
 
 
 def as_saved(images: torch.Tensor) -> torch.Tensor:
@@ -99,6 +104,7 @@ class FeatureDecodingPipeline(DiffusionPipeline):
         evaluations: int = 128,
         stop_at: float | None = None,
         tiny_vae: AutoencoderTiny | None = None,
+        whitening: Whitening | None = None,
         steps: int = 1000,
         recurrences: int = 8,
         emphasis_steps: int = 5,
@@ -113,11 +119,13 @@ class FeatureDecodingPipeline(DiffusionPipeline):
         """Decodes `features` (N, D), one image each; for several images of a feature repeat its row.
 
         `encoder` maps images (N, 3, H, W) in [0, 1] to (N, D), differentiably. `preset` is "fast" (`fast.fast_decode`:
-        `evaluations`, `stop_at`, and `tiny_vae`, a small autoencoder of the same latents to guide through while noise
-        is high) or "paper" (`guidance.guided_decode`: `steps` to `clip_std`, by default the published
-        12,960 evaluations). `generator`: one a sample makes an image independent of its batch.
+        `evaluations`, `stop_at`; `tiny_vae`, a small autoencoder of the same latents to guide through while noise is
+        high; `whitening`, the encoder's, found anew in each call that is not given it) or "paper"
+        (`guidance.guided_decode`: `steps` to `clip_std`, by default the published 12,960 evaluations).
+
+        `generator`: one a sample makes an image independent of its batch. After each guided evaluation
         `callback_on_step_end(pipeline, index, timestep, {"latents", "distance_before", "distance_after", "guided"})` is
-        called after each guided evaluation. `output_type` is "pil", "np" or "pt".
+        called. `output_type` is "pil", "np" or "pt".
 
         Raises UsageError for a preset, budget, schedule, weight or output type out of range, FeatspaceError for
         non-finite features.
@@ -145,12 +153,25 @@ class FeatureDecodingPipeline(DiffusionPipeline):
 
         for module in (self.unet, self.vae, self.text_encoder):
             module.requires_grad_(False).eval()
-        networks = prior.predict_noise, prior.decode, FeatureDistance(encoder, features.to(self.device)), draw_noise
+        distance = FeatureDistance(encoder, features.to(self.device))
         callback = observe if callback_on_step_end else None
         if preset == "fast":
             preview = None if tiny_vae is None else prior.through(tiny_vae.requires_grad_(False).eval()).decode
-            decoded = fast_decode(*networks, prior.alpha_bars, evaluations, stop_at, clip_std, callback, preview)
+            decoded = fast_decode(
+                prior.predict_noise,
+                prior.decode,
+                distance.residual,
+                draw_noise,
+                prior.alpha_bars,
+                evaluations,
+                stop_at,
+                clip_std,
+                callback,
+                preview,
+                whitening=whitening or whitening_of(encoder, prior.image_size, len(features), self.device),
+            )
         else:
+            networks = prior.predict_noise, prior.decode, distance, draw_noise
             schedule = Schedule.spaced(prior.alpha_bars, steps, recurrences, emphasis_steps, emphasis_recurrences)
             decoded = guided_decode(*networks, schedule, guidance_weight, clip_std, callback)
         images = as_saved(decoded.images)

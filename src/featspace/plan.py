@@ -155,7 +155,8 @@ def describe(
 
 
 def _flop(count: float) -> str:
-    return f"{tqdm.format_sizeof(count)}FLOP"
+    size = tqdm.format_sizeof(count)
+    return f"{size[:-1]} {size[-1]}FLOP" if size[-1].isalpha() else f"{size} FLOP"
 
 
 def _duration(seconds: float) -> str:

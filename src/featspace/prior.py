@@ -7,6 +7,22 @@ import copy
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 
+SPACING = 3.0
+"""ρ of `noise_levels`."""
+
+
+def noise_levels(alpha_bars: torch.Tensor, last: float, count: int) -> list[int]:
+    """Timesteps of `count` noise levels from the noisiest to σ = `last`, evenly spaced in σ^(1/ρ).
+
+    σ_t = √((1 − ᾱ_t)/ᾱ_t), of the training schedule ᾱ, (T,) (Karras et al. 2022, arXiv 2206.00364, eq. 5). One level
+    alone is the last.
+    """
+    sigmas = ((1 - alpha_bars) / alpha_bars).double().sqrt()
+    wanted = torch.linspace(float(sigmas[-1]) ** (1 / SPACING), last ** (1 / SPACING), count, dtype=torch.float64)
+    wanted = wanted.to(sigmas.device) ** SPACING
+    wanted[-1] = last
+    return (sigmas[None] - wanted[:, None]).abs().argmin(1).tolist()
+
 
 class Prior:
     """Noise prediction, image decoding and encoding of a latent diffusion model, with one prompt.
@@ -27,6 +43,11 @@ class Prior:
     def latent_shape(self) -> tuple[int, int, int]:
         size = self.unet.config.sample_size
         return self.unet.config.in_channels, size, size
+
+    @property
+    def image_size(self) -> int:
+        """Side of its images in pixels."""
+        return self.latent_shape[-1] * 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     def through(self, vae: AutoencoderKL | AutoencoderTiny) -> Prior:
         """This prior with another autoencoder of the same latents."""

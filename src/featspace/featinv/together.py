@@ -26,6 +26,7 @@ from featspace.pipeline import FeatureDistance, as_saved
 from featspace.plan import evaluation_cost
 from featspace.similarity import squared_distance
 from featspace.tables import write_table
+from featspace.whitening import Whitening, whitening_of
 
 
 def run_together(
@@ -52,10 +53,11 @@ def run_together(
         budget = f"{settings.evaluations}, of which FeatInv costs {cost:.1f}"
         raise UsageError(f"featinv.together.evaluations is {budget}: it leaves too few to guide with; raise it")
     start = decoder.decode(hints, seeds)
+    whitening = whitening_of(encoder, decoder.resolution, decoder.settings.batch, decoder.device)
     images = {
-        "guided": _guided(decoder, hints, seeds, settings.evaluations, settings),
+        "guided": _guided(decoder, hints, seeds, settings.evaluations, settings, whitening),
         "featinv": start,
-        "both": _guided(decoder, hints, seeds, left, settings, start),
+        "both": _guided(decoder, hints, seeds, left, settings, whitening, start),
     }
     spent = {"guided": settings.evaluations, "featinv": cost, "both": cost + left}
     tables = []
@@ -93,6 +95,7 @@ def _guided(
     seeds: list[int],
     evaluations: int,
     settings: TogetherParams,
+    whitening: Whitening,
     start: Tensor | None = None,
 ) -> Tensor:
     """Images (N, 3, H, W) in [0, 1] on the CPU, guided to the maps `hints` by `fast`; from images `start`, if given."""
@@ -113,7 +116,7 @@ def _guided(
             decoded = fast_decode(
                 prior.predict_noise,
                 prior.decode,
-                FeatureDistance(decoder.encoder, hints[part].flatten(1)),
+                FeatureDistance(decoder.encoder, hints[part].flatten(1)).residual,
                 draw_noise,
                 prior.alpha_bars,
                 evaluations,
@@ -121,6 +124,7 @@ def _guided(
                 callback=lambda step: progress.update(len(step.latents)),
                 start=latents,
                 level=settings.level,
+                whitening=whitening,
             )
             parts.append(as_saved(decoded.images).cpu())
     return torch.cat(parts)

@@ -104,7 +104,7 @@ def run_decode(
                 seeds = [seed_of(params.seed, *job) for job in part]
                 try:
                     if decode.preset == "fast" and whitening is None:
-                        whitening = whitening_of(network, pipeline.prior().image_size, batch, device)
+                        whitening = whitening_of(network, pipeline.prior().image_size, device=device)
                     decoded = pipeline(
                         torch.stack([features[name] for name, _ in part]),
                         network,

@@ -168,7 +168,7 @@ class FeatureDecodingPipeline(DiffusionPipeline):
                 clip_std,
                 callback,
                 preview,
-                whitening=whitening or whitening_of(encoder, prior.image_size, len(features), self.device),
+                whitening=whitening or whitening_of(encoder, prior.image_size, device=self.device),
             )
         else:
             networks = prior.predict_noise, prior.decode, distance, draw_noise

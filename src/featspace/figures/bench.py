@@ -56,8 +56,10 @@ def draw(rows: pd.DataFrame) -> Figure:
             elif method != "fast" and len(own) > 1:
                 text = f"{text}, {row.evaluations:,}"
             options = LABEL | {"ha": "left" if side > 0 else "right", "color": color}
-            raised = -8 if method == "fast" else -2 if side > 0 else 2  # beside the line, not on it
-            right.annotate(text, (row.ratio, row.error), (4 * side, raised), **options)
+            offset = 4 * side, -2 if side > 0 else 2
+            if method == "fast":  # below the line, and its name before it
+                offset, options["ha"] = ((-4, -2), "right") if "fast" in text else ((0, -9), "center")
+            right.annotate(text, (row.ratio, row.error), offset, **options)
         if method == "fast":
             left.annotate(method, (own["evaluations"].iloc[-1], own["ratio"].iloc[-1]), (5, -2), **LABEL, color=color)
     _scale(left, "guided evaluations an image", DISTANCE, sorted(rows["evaluations"].unique()), None)

@@ -79,7 +79,7 @@ def test_crops_are_varied_and_the_same_in_any_batch():
 
 
 def test_features_are_whitened_as_photographs_spread_them(project):
-    """Of a real network: fewer than a tenth of the dimensions hold half of the variance, and count least."""
+    """Of a real network: the direction of the most variance counts least."""
     encoder = load_encoder(str(project / "data/models/clip"))
     whitening = whitening_of(encoder, 64, 64)
     assert (whitening.weights.diff() >= 0).all() and whitening.weights[0] < 0.4 * whitening.weights[-1]

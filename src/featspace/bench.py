@@ -177,8 +177,9 @@ def _decode(
     clip_std = profile.encoder(name).clip_std
     if job.method == "fast":
         bars, budget = prior.alpha_bars, job.evaluations
-        whitened = {"clip_std": clip_std, "whitening": whitening_of(network, prior.image_size, device=device)}
-        images = fast_decode(unet, vae, distance.residual, draw_noise, bars, budget, **whitened).images
+        whitening = whitening_of(network, prior.image_size, device=device)
+        networks = unet, vae, distance.residual, draw_noise
+        images = fast_decode(*networks, bars, budget, clip_std=clip_std, whitening=whitening).images
     else:
         problem = Problem(unet, vae, distance, draw_noise, prior.alpha_bars, clip_std)
         METHODS[job.method][0](problem, job.evaluations, job.weight)

@@ -6,7 +6,7 @@ import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -58,10 +58,15 @@ def run_targets(profile: Profile, root: Path, out: Path) -> None:
             except UsageError as error:
                 raise UsageError(f"photos.{photo.id} ({photo.source}): {error}") from error
             save_png(partial / f"{photo.id}.png", to_tensor(image))
-        with open(partial / TABLE, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(COLUMNS)
-            writer.writerows([row.id, row.kind, row.text, row.source] for row in rows)
+        write_list(partial, rows)
+
+
+def write_list(folder: Path, targets: Iterable[Target]) -> None:
+    """Writes the list of targets into their folder, as `read_targets` reads it."""
+    with open(folder / TABLE, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows([target.id, target.kind, target.text, target.source] for target in targets)
 
 
 def locate_image(source: str, root: Path = Path()) -> Path:

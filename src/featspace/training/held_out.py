@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 from pathlib import Path
 
 from featspace.errors import FeatspaceError
 from featspace.files import atomic_dir
 from featspace.images import save_png
-from featspace.targets import COLUMNS, TABLE, slug
+from featspace.targets import Target, slug, write_list
 from featspace.training import data
 
 
@@ -28,11 +27,8 @@ def run(photographs: Path, count: int, out: Path) -> None:
             label = index * len(names) // count
             name = slug(names[label])
             save_png(partial / f"{name}.png", data.to_unit(images[(labels == label).nonzero()[0, 0]]))
-            rows.append([name, "photo", "", f"{photographs.name}/val"])
-        with open(partial / TABLE, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(COLUMNS)
-            writer.writerows(rows)
+            rows.append(Target(name, "photo", "", f"{photographs.name}/val"))
+        write_list(partial, rows)
 
 
 if __name__ == "__main__":

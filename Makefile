@@ -15,6 +15,8 @@ endif
 export HF_HUB_OFFLINE := 1
 export DVC_NO_ANALYTICS := 1
 export UV_PYTHON_DOWNLOADS := never
+# Each stage imports a lot, which takes half a minute where Python may not keep the bytecode.
+unexport PYTHONDONTWRITEBYTECODE
 DVC = PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/dvc
 # A source archive has no .git, and DVC wants to be told.
 ALLOW_NO_GIT = test -e .git || $(DVC) config --local core.no_scm true
@@ -49,7 +51,7 @@ $(ENV): requirements.lock pyproject.toml | $(PRIVATE_UV)
 	@$(UV) python find '$(PYTHON)' >/dev/null 2>&1 || \
 	    { echo "make: no Python 3.11, 3.12 or 3.13 found: install one and put it on PATH" >&2; exit 1; }
 	$(UV) venv -q --python '$(PYTHON)' .venv
-	$(UV) pip install --compile-bytecode --python .venv --require-hashes --build-constraints requirements.lock -r requirements.lock
+	$(UV) pip install --python .venv --require-hashes --build-constraints requirements.lock -r requirements.lock
 	$(UV) pip install -q --python .venv --no-deps --no-build-isolation -e .
 	@echo '$(CURDIR)' > $@
 

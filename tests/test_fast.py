@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from test_guidance import alpha_bars, noise_of, toys
@@ -45,47 +44,57 @@ def exact(evaluations=60, seeds=(1,), target=0.0, **options):
     return fast_decode(gaussian_noise, painted, to_match(wanted), noise_of(*seeds), BARS, evaluations, **options)
 
 
-def test_three_eighths_of_the_budget_sample_and_the_rest_descends_at_one_level():
+def sigma(t: int) -> float:
+    return float(((1 - BARS[t]) / BARS[t]).sqrt())
+
+
+def test_one_half_of_the_budget_descends_at_the_first_level_and_the_other_at_the_last():
     planned = visits(BARS, 128)
-    assert [visit.samples for visit in planned] == [True] * 48 + [False] * 80
-    assert [visit.t for visit in planned[1:]] == [
-        visit.t if visit.renews else visit.following for visit in planned[:-1]
-    ]  # noise that is renewed is of the same level
-    assert [visit.renews for visit in planned] == [True, False] * 24 + [False] * 80
-    bars = BARS[[visit.t for visit in planned[:49:2]]]
-    sigmas = ((1 - bars) / bars).sqrt()
-    steps = np.diff(sigmas ** (1 / 3))
-    np.testing.assert_allclose(steps, steps.mean(), atol=0.01)
-    assert planned[0].t == 999 and sigmas[-1] == pytest.approx(fast.LEVEL, rel=0.01)
-    assert {visit.t for visit in visits(BARS, 128, started=True)} == {planned[-1].t}
+    assert planned[:64] == planned[:1] * 64 and planned[64:] == planned[-1:] * 64
+    assert [sigma(planned[0]), sigma(planned[-1])] == pytest.approx(fast.LEVELS, rel=0.01)
+    assert visits(BARS, 7) == planned[:3] + planned[-4:]
+    assert visits(BARS, 9, started=True) == planned[-1:] * 9
+    assert [sigma(t) for t in visits(BARS, 2, level=0.5)] == pytest.approx([fast.LEVELS[0], 0.5], rel=0.01)
+    assert visits(BARS[:300], 4) == [299] * 4  # a prior that knows less noise
 
 
-@pytest.mark.parametrize("evaluations", [2, 3, 4, 7, 16, 513])
-def test_any_budget_is_spent_and_goes_down(evaluations):
-    planned = visits(BARS, evaluations)
-    assert len(planned) == evaluations and planned[0].t == 999
-    assert all(visit.following <= visit.t for visit in planned) and not planned[-1].samples
+def test_the_second_level_goes_on_from_a_near_estimate_of_the_first_with_its_own_noise():
+    seen = []
+    exact(evaluations=40, callback=seen.append)
+    high, low = BARS[seen[0].timestep], BARS[seen[-1].timestep]
+
+    def carried(step):
+        eps = gaussian_noise(step.latents, step.timestep)
+        clean = (step.latents - (1 - high).sqrt() * eps) / high.sqrt()
+        return low.sqrt() * clean + (1 - low).sqrt() * eps
+
+    (taken,) = [step for step in seen[:20] if torch.allclose(seen[20].latents, carried(step), rtol=1e-9, atol=1e-9)]
+    assert taken.distance_before < 1.2 * min(step.distance_before for step in seen[:20])
 
 
-def test_without_guidance_it_samples_the_prior(monkeypatch):
-    """What is left is the noise at σ, of which ẑ₀ is the mean: its deviation is s²/√(s² + σ²)."""
-    monkeypatch.setattr(fast, "LONGEST", 0.0)
-    monkeypatch.setattr(fast, "WEIGHT", 0.0)
-    latents = exact(evaluations=256, seeds=tuple(range(16))).latents
-    assert latents.mean() == pytest.approx(CENTER, abs=0.03)
-    assert latents.std() == pytest.approx(SPREAD**2 / (SPREAD**2 + fast.LEVEL**2) ** 0.5, rel=0.05)
-
-
-def test_what_no_feature_depends_on_is_left_to_the_prior(monkeypatch):
+def test_what_no_feature_depends_on_is_left_to_the_denoiser(monkeypatch):
+    monkeypatch.setattr(fast, "NORM", 0.0)
     guided = exact()
     monkeypatch.setattr(fast, "LONGEST", 0.0)
-    monkeypatch.setattr(fast, "WEIGHT", 0.0)
     free = exact()
     torch.testing.assert_close(guided.latents[:, 3], free.latents[:, 3], rtol=1e-12, atol=1e-12)
     assert guided.distances < 0.05 * free.distances
 
 
-def test_a_start_takes_the_samplings_place(monkeypatch):
+def test_latents_are_kept_about_as_long_as_noise(monkeypatch):
+    """A target that only latents far from noise would reach."""
+
+    def length():
+        seen = []
+        exact(evaluations=40, target=0.9, callback=seen.append)
+        return float(seen[19].latents.square().mean())
+
+    kept = length()
+    monkeypatch.setattr(fast, "NORM", 0.0)
+    assert kept < 1.2 and length() > 3
+
+
+def test_a_start_takes_the_first_levels_place(monkeypatch):
     """The level's noise is added to it, and what the target does not call for stays."""
     start = torch.linspace(-1, 1, 256, dtype=DTYPE).view(1, 4, 8, 8)
     sampled = exact(target=0.2)
@@ -115,8 +124,11 @@ def test_pixels_out_of_range_are_brought_back(monkeypatch):
         return torch.cat([(images.clamp(-1, 1) - 1.0).flatten(1), images.new_full((len(images), 1), 0.1**0.5)], 1)
 
     def excess():
-        return fast._excess(fast_decode(gaussian_noise, painted, clamped, noise_of(1), BARS, 60).last_images).item()
+        beyond = {"start": torch.full((1, 4, 8, 8), 1.5, dtype=DTYPE), "level": 0.1}
+        result = fast_decode(gaussian_noise, painted, clamped, noise_of(1), BARS, 60, **beyond)
+        return fast._excess(result.last_images).item()
 
+    monkeypatch.setattr(fast, "NORM", 0.0)
     kept = excess()
     monkeypatch.setattr(fast, "RANGE", 0.0)
     assert kept < 0.7 * excess()
@@ -165,7 +177,7 @@ def test_the_best_image_has_the_least_distance_seen():
     torch.testing.assert_close((ToyEncoder(5)(result.images) - target_feature(5)).square().sum(1), result.distances)
 
 
-def test_a_preview_takes_the_decoders_place_while_noise_is_high_and_is_never_the_result():
+def test_a_preview_takes_the_decoders_place_at_the_first_level_and_is_never_the_result():
     shown = []
 
     def preview(z):
@@ -174,14 +186,14 @@ def test_a_preview_takes_the_decoders_place_while_noise_is_high_and_is_never_the
 
     plain, coarse = exact(target=0.5), exact(target=0.5, preview=preview)
     torch.testing.assert_close(coarse.latents, plain.latents)
-    high = [visit.samples for visit in visits(BARS, 60)]
-    assert len(shown) == sum(high) and 0 < sum(high) < 60
+    high = 30
+    assert len(shown) == high
 
     perfect = torch.full((1, 3, 8, 8), 0.5, dtype=DTYPE)  # it shows the target itself, which is not what D shows
     coarse = exact(target=0.5, preview=lambda z: perfect + 0 * painted(z), stop_at=1e-9)
-    assert int(coarse.evaluations) > sum(high)  # it ends none
+    assert int(coarse.evaluations) > high  # it ends none
     seen = torch.cat([before for _, before, _ in coarse.trace])
-    assert seen[: sum(high)].max() == 0 and coarse.distances == seen[sum(high) :].nan_to_num(torch.inf).min()
+    assert seen[:high].max() == 0 and coarse.distances == seen[high:].nan_to_num(torch.inf).min()
 
 
 def test_a_gradient_that_is_not_finite_leaves_its_sample_unguided():

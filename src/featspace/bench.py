@@ -174,14 +174,13 @@ def _decode(
         return torch.stack([torch.randn(prior.latent_shape, generator=g) for g in generators]).to(device)
 
     start = time.perf_counter()
-    clip_std = profile.encoder(name).clip_std
     if job.method == "fast":
         bars, budget = prior.alpha_bars, job.evaluations
         whitening = whitening_of(network, prior.image_size, device=device)
         networks = unet, vae, distance.residual, draw_noise
-        images = fast_decode(*networks, bars, budget, clip_std=clip_std, whitening=whitening).images
+        images = fast_decode(*networks, bars, budget, whitening=whitening).images
     else:
-        problem = Problem(unet, vae, distance, draw_noise, prior.alpha_bars, clip_std)
+        problem = Problem(unet, vae, distance, draw_noise, prior.alpha_bars, profile.encoder(name).clip_std)
         METHODS[job.method][0](problem, job.evaluations, job.weight)
         images = problem.images
     seconds = time.perf_counter() - start

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-MEMORY = 10
+MEMORY = 40
 """Pairs of a step and its change of the gradient that are remembered."""
 SLACK = 1.2
 """How many times higher a step may lead: what is descended is rough, and to refuse each rise is to stall."""

@@ -165,7 +165,6 @@ class FeatureDecodingPipeline(DiffusionPipeline):
                 prior.alpha_bars,
                 evaluations,
                 stop_at,
-                clip_std,
                 callback,
                 preview,
                 whitening=whitening or whitening_of(encoder, prior.image_size, device=self.device),

@@ -134,7 +134,7 @@ def describe(
             tiny = prior.through(blank_tiny_vae(decode.tiny_vae, params.root, dtype))
             small = evaluation_cost(tiny, network, decode.preset).flops
         planned = visits(prior.alpha_bars, evaluations)
-        share = sum(visit.samples for visit in planned) / len(planned)
+        share = sum(t != planned[-1] for t in planned) / len(planned)
         flops = share * small + (1 - share) * flops
     total = images * evaluations * flops
     yield f"images       {images}"

@@ -7,21 +7,13 @@ import copy
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 
-SPACING = 3.0
-"""ρ of `noise_levels`."""
 
+def timestep_at(alpha_bars: torch.Tensor, sigma: float) -> int:
+    """The timestep whose noise level σ_t = √((1 − ᾱ_t)/ᾱ_t) is nearest to `sigma`.
 
-def noise_levels(alpha_bars: torch.Tensor, last: float, count: int) -> list[int]:
-    """Timesteps of `count` noise levels from the noisiest to σ = `last`, evenly spaced in σ^(1/ρ).
-
-    σ_t = √((1 − ᾱ_t)/ᾱ_t), of the training schedule ᾱ, (T,) (Karras et al. 2022, arXiv 2206.00364, eq. 5). One level
-    alone is the last.
+    `alpha_bars` is the training schedule ᾱ, (T,) (Karras et al. 2022, arXiv 2206.00364).
     """
-    sigmas = ((1 - alpha_bars) / alpha_bars).double().sqrt()
-    wanted = torch.linspace(float(sigmas[-1]) ** (1 / SPACING), last ** (1 / SPACING), count, dtype=torch.float64)
-    wanted = wanted.to(sigmas.device) ** SPACING
-    wanted[-1] = last
-    return (sigmas[None] - wanted[:, None]).abs().argmin(1).tolist()
+    return int((((1 - alpha_bars) / alpha_bars).double().sqrt() - sigma).abs().argmin())
 
 
 class Prior:

@@ -33,7 +33,7 @@ COUNT = 512
 SMALLEST = 0.3
 """Side of the smallest crop, as a share of its photograph's shorter side."""
 POWER = 0.25
-"""Of 1/(C + εI). Half brings the small CLIP and ViT still nearer, but ResNet and feature maps less near (`fast`)."""
+"""Of 1/(C + εI): none and half come less near (`fast`)."""
 FLOOR = 0.01
 """ε, as a share of the mean variance."""
 

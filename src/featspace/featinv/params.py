@@ -52,7 +52,6 @@ class TogetherParams(Section):
     """Guided decoding alone, FeatInv alone, and guided decoding that starts from the FeatInv image."""
 
     evaluations: int = Field(128, ge=4)  # the budget of each way, in guided evaluations
-    clip_std: float | None = Field(3.0, gt=0)
     level: float = Field(0.5, gt=0)  # noise that the FeatInv image gets again, σ = √((1 − ᾱ)/ᾱ): there it is guided
     targets: int = Field(8, ge=1)  # the profile's first ones
 

@@ -120,7 +120,6 @@ def _guided(
                 draw_noise,
                 prior.alpha_bars,
                 evaluations,
-                clip_std=settings.clip_std,
                 callback=lambda step: progress.update(len(step.latents)),
                 start=latents,
                 level=settings.level,

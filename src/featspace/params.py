@@ -28,8 +28,8 @@ class EncoderParams(Section):
 
     network: Text  # what encoders.load_encoder takes
     layer: Text | None = None  # null: the network's own feature; a module's name, or unpooled: that map
-    clip_std: float | None = Field(3.0, gt=0)  # gradient clamped to mean ± clip_std·std; null: not clamped
-    guidance_weight: float | None = Field(None, ge=0)  # in place of decode.guidance_weight
+    clip_std: float | None = Field(3.0, gt=0)  # of preset paper: gradient clamped to mean ± clip_std·std; null: not
+    guidance_weight: float | None = Field(None, ge=0)  # of preset paper: in place of decode.guidance_weight
 
 
 class DecodeParams(Section):
@@ -38,7 +38,7 @@ class DecodeParams(Section):
     preset: Literal["fast", "paper"] = "fast"
     evaluations: int = Field(128, ge=2)  # of preset fast: guided evaluations an image
     stop_at: float | None = Field(None, ge=0)  # of preset fast: squared distance at which an image is done; null: never
-    tiny_vae: Text | None = None  # of preset fast: a small autoencoder to guide through while noise is high
+    tiny_vae: Text | None = None  # of preset fast: a small autoencoder to guide through in its first half
     # Of preset paper:
     steps: int = Field(1000, ge=2, le=1000)  # of the 1000 that the prior was trained with
     recurrences: int = Field(8, ge=1)  # evaluations a step

@@ -39,7 +39,7 @@ def draw(rows: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(7, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     others = rows[rows["method"] != "fast"]
-    sides = {method: -1 if i % 2 else 1 for i, method in enumerate(others.sort_values("error")["method"].unique())}
+    sides = {row.method: -1 if _crowded(row, others) else 1 for row in others.itertuples()}
     below = 0.0  # the last label's place
     for row in others.sort_values("ratio").itertuples():  # labels on the left keep a line's distance
         below = max(row.ratio, 1.25 * below)
@@ -57,8 +57,8 @@ def draw(rows: pd.DataFrame) -> Figure:
                 text = f"{text}, {row.evaluations:,}"
             options = LABEL | {"ha": "left" if side > 0 else "right", "color": color}
             offset = 4 * side, -2 if side > 0 else 2
-            if method == "fast":  # below the line, and its name before it
-                offset, options["ha"] = ((-4, -2), "right") if "fast" in text else ((0, -9), "center")
+            if method == "fast":  # below the line, and its name above it
+                offset, options["ha"] = (0, 5 if "fast" in text else -9), "center"
             right.annotate(text, (row.ratio, row.error), offset, **options)
         if method == "fast":
             left.annotate(method, (own["evaluations"].iloc[-1], own["ratio"].iloc[-1]), (5, -2), **LABEL, color=color)
@@ -71,6 +71,12 @@ def draw(rows: pd.DataFrame) -> Figure:
     right.axhline(1, color=GRAY, linewidth=0.5, linestyle=":")
     right.axvline(1, color=GRAY, linewidth=0.5, linestyle=":")
     return figure
+
+
+def _crowded(row, others: pd.DataFrame) -> bool:
+    """Whether a label to the right of the method's point would run into another's."""
+    beside = others[(others["error"] / row.error).between(0.96, 1.04) & (others["ratio"] > row.ratio)]
+    return bool((beside["method"] != row.method).any())
 
 
 def _scale(axes: Axes, x: str, y: str, xticks: list | None, yticks: list | None) -> None:

@@ -142,12 +142,12 @@ def not_finite(monkeypatch, evaluations: range) -> None:
 FAST = ("--preset", "fast", "--evaluations", "6")
 
 
-@pytest.mark.parametrize("preset", [(), FAST], ids=["paper", "fast"])
-def test_a_gradient_that_is_not_finite_is_named_and_counted(tmp_path, capsys, monkeypatch, preset):
+@pytest.mark.parametrize(("preset", "step"), [((), 999), (FAST, 795)], ids=["paper", "fast"])
+def test_a_gradient_that_is_not_finite_is_named_and_counted(tmp_path, capsys, monkeypatch, preset, step):
     not_finite(monkeypatch, range(1, 2))
     decode(tmp_path / "out", "--samples", "1", *preset)
     error = capsys.readouterr().err
-    assert "photo-0: the guidance gradient is not finite at timestep 999: left unguided there" in error
+    assert f"photo-0: the guidance gradient is not finite at timestep {step}: left unguided there" in error
     assert pd.read_csv(tmp_path / "out" / "decoded.csv")["unguided"].tolist() == [1, 1]
 
 

@@ -67,7 +67,7 @@ def describe(table: pd.DataFrame, images: pd.DataFrame) -> str:
         "part. Error: the prior's denoising error over that of real photographs (1 is as natural as they are). s:",
         "seconds an image. Each method at the weight w, of those tried (`tuning.csv`), that came nearest.",
         "",
-        "The constants of `fast` were chosen in some hundred and thirty trial runs: step lengths on the default",
+        "The constants of `fast` were chosen in some hundred and forty trial runs: step lengths on the default",
         "profile's own photographs and seed, the rest on 16 held-out ones. Other methods had one to three weights.",
         "",
         head,

@@ -70,3 +70,15 @@ def test_what_is_not_finite_moves_nothing():
     assert not solver.point[0].any() and solver.point[1].all()
     assert solver.tell(values, torch.ones_like(broken)).tolist() == [True, True]
     assert solver.point.isfinite().all() and solver.point[0].all()
+
+
+def test_roughness_across_a_step_does_not_shorten_what_follows():
+    solver = LBFGS(torch.zeros(1, 4), first=0.5, longest=100.0)
+    first = torch.tensor([[1.0, 0.0, 0.0, 0.0]])
+    solver.tell(torch.tensor([1.0]), first)  # a step of −1 along the first axis
+    rough = torch.tensor([[0.0, 3.0, 0.0, 0.0]])  # the curvature along it is 1; the rest of the change is roughness
+    solver.tell(torch.tensor([1.0]), rough)
+    # A gradient that has grown along the step says nothing on curvature; on the last axis nothing is known.
+    solver.tell(torch.tensor([1.0]), 2 * rough + torch.tensor([[0.0, 0.0, 0.0, 1.0]]))
+    step = solver.base - solver.point
+    torch.testing.assert_close(step[0, 3], torch.tensor(1.0))

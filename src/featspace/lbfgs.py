@@ -52,7 +52,11 @@ class LBFGS:
         self.pairs = [(step[stay], change[stay]) for step, change in self.pairs]
 
     def _step(self) -> Tensor:
-        """The estimated inverse Hessian times the gradient (Nocedal 1980, two loops), no longer than `longest`."""
+        """The estimated inverse Hessian times the gradient (Nocedal 1980, two loops), no longer than `longest`.
+
+        What no pair knows is scaled by sᵀs/sᵀy of the newest (Barzilai and Borwein 1988), not by the usual sᵀy/yᵀy:
+        roughness lengthens y, and the steps would be far too short (`fast` has what either gave).
+        """
         tiny = torch.finfo(self.gradient.dtype).tiny
         known = [(s, y, _dot(s, y), _curved(s, y)) for s, y in self.pairs]
         step, shares = self.gradient, []
@@ -60,8 +64,8 @@ class LBFGS:
             shares.append(torch.where(curved, _dot(s, step) / sy, 0))
             step = step - shares[-1] * y
         size, found = torch.zeros_like(_dot(step, step)), torch.zeros_like(_dot(step, step), dtype=torch.bool)
-        for _, y, sy, curved in known:  # the newest that is curved
-            size, found = torch.where(curved, sy / _dot(y, y), size), found | curved
+        for s, _, sy, curved in known:  # the newest that is curved
+            size, found = torch.where(curved, _dot(s, s) / sy, size), found | curved
         step = step * size
         for (s, y, sy, curved), share in zip(known, reversed(shares), strict=True):
             step = step + torch.where(curved, share - _dot(y, step) / sy, 0) * s

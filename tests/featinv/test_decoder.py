@@ -73,7 +73,10 @@ def test_a_pooled_feature_is_the_same_at_every_position(params, project):
     decoder = FeatInv(loaded, loaded.profile("mini"), "pooled", torch.device("cpu"))
     feature = decoder.encoder(torch.rand(1, 3, 64, 64))[:, :, None, None]
     spread = feature.expand(-1, -1, 16, 16)
-    assert torch.equal(decoder.decode(feature, [0]), decoder.decode(spread, [0]))
+    z, prompt = torch.randn(1, 4, 16, 16), decoder.pipeline.prior("").prompt
+    pooled, wide, other = (decoder.pipeline.predict(z, 999, hint, prompt) for hint in (feature, spread, 0 * feature))
+    # Another shape is summed in another order on some processors: equal but for rounding.
+    assert (pooled - wide).abs().max() < 1e-3 * (pooled - other).abs().max()
 
 
 def test_guidance_is_over_the_prompt_with_the_hint_on_both_branches(decoder):
@@ -81,7 +84,8 @@ def test_guidance_is_over_the_prompt_with_the_hint_on_both_branches(decoder):
     hints, pipeline = torch.randn(1, *decoder.encoder.shape), decoder.pipeline
     conditional = pipeline(hints, PROMPT, 1.0, 2, seeded(1), "pt")
     assert not torch.equal(conditional, pipeline(hints, PROMPT, 3.0, 2, seeded(1), "pt"))
-    assert torch.equal(pipeline(hints, "", 3.0, 2, seeded(1), "pt"), pipeline(hints, "", 1.0, 2, seeded(1), "pt"))
+    guided, plain = (pipeline(hints, "", scale, 2, seeded(1), "pt") for scale in (3.0, 1.0))
+    assert (guided - plain).abs().max() <= 1 / 255
     z, contexts = torch.randn(1, 4, 16, 16), [pipeline.prior(text).prompt for text in ("", PROMPT)]
     plain, prompted = (pipeline.predict(z, 999, hints, context) for context in contexts)
     seen = []

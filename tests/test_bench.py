@@ -10,8 +10,8 @@ from test_guidance import noise_of
 from toy_models import DTYPE
 
 from featspace.baselines import METHODS, Problem
-from featspace.bench import PASSES, Counted
-from featspace.bench_summary import describe, summarize
+from featspace.bench import PASSES, Counted, Job
+from featspace.bench_summary import at_best_weight, describe, summarize, tuned, weights_tried
 from featspace.cli import main
 from featspace.encoders import load_encoder
 from featspace.images import read_image, to_tensor
@@ -62,7 +62,9 @@ def test_a_bench_counts_measures_and_goes_on(tmp_path, offline, capsys):
     given = ["bench", "--targets", str(tmp_path / "targets"), "--out", str(tmp_path / "out"), "--photos", "1"]
     main([*given, "--budget", "6", "--curve", "3", "--samples", "2", *only])
     images = pd.read_csv(tmp_path / "out" / "images.csv")
-    assert len(images) == 2 * 2 * (1 + len(METHODS["paper"][1]) + len(METHODS["mpgd"][1]))  # encoders, samples, weights
+    encoders, samples = 2, 2
+    others = sum(len(METHODS[method][1]) - 1 for method in ("paper", "mpgd"))  # weights that one sample sufficed for
+    assert len(images) == encoders * (3 * samples + others)
     passes = images.groupby("method")[list(PASSES)].mean().astype(int)
     assert passes.loc["fast"].tolist()[:4] == [3, 3, 4, 3]  # the last latent is decoded once more
     assert passes.loc["mpgd"].tolist() == [6, 0, 6, 6, 6, 6]
@@ -93,9 +95,13 @@ def test_each_method_is_summarized_at_its_best_weight():
         for weight, distances in ((0.1, (4.0, 6.0, 8.0)), (0.2, (1.0, 1.5, 9.0)))
         for id, distance in zip("xyz", distances, strict=True)
     ]
-    table = summarize(pd.DataFrame(rows))
+    more = [base | {"method": "a", "evaluations": 4, "weight": 0.1, "id": "y", "sample": 1, "distance": 0.0}]
+    images = at_best_weight(pd.DataFrame(rows + more))  # 0.1 came nearer in one that 0.2 did not decode: no matter
+    table = summarize(images)
     assert table[["method", "weight", "images"]].to_numpy().tolist() == [["a", 0.2, 3]]
     assert table.loc[0, ["ratio", "ratio_worst", "nearer_than_jpeg_75"]].tolist() == pytest.approx([0.75, 4.5, 2 / 3])
-    text = describe(table, pd.DataFrame(rows))
+    text = describe(table, images)
     assert "| a | 4 | 0.2 | 0.75 [" in text and "The published 12,960 evaluations are not among them" in text
-    assert len(summarize(pd.DataFrame(rows), tuned=False)) == 2
+    assert weights_tried(pd.DataFrame(rows + more))["images"].tolist() == [3, 3]
+    jobs = [Job("a", 4, 0.1), Job("a", 4, 0.2), Job("b", 4, 0.0), Job("b", 8, 0.0)]
+    assert tuned(jobs, pd.DataFrame(rows)) == jobs[1:]

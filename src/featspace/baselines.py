@@ -173,13 +173,13 @@ def best_of(problem: Problem, evaluations: int, weight: float) -> None:
 
 
 METHODS: dict[str, tuple[Callable[[Problem, int, float], None], tuple[float, ...]]] = {
-    "paper": (paper, (0.25, 0.5)),
-    "paper_even": (paper_even, (0.25, 0.5)),
-    "universal": (universal, (16.0, 64.0)),
-    "mpgd": (mpgd, (0.05, 0.2)),
-    "dsg": (dsg, (0.1, 0.3)),
-    "tfg": (tfg, (0.1, 0.4)),
-    "latent_adam": (latent_adam, (0.03, 0.1)),
+    "paper": (paper, (0.25, 0.5, 1.0)),
+    "paper_even": (paper_even, (0.25, 0.5, 1.0)),
+    "universal": (universal, (16.0, 64.0, 256.0)),
+    "mpgd": (mpgd, (0.05, 0.2, 0.8)),
+    "dsg": (dsg, (0.1, 0.3, 1.0)),
+    "tfg": (tfg, (0.1, 0.4, 1.6)),
+    "latent_adam": (latent_adam, (0.03, 0.1, 0.3)),
     "best_of": (best_of, (0.0,)),
 }
 """Each method with the weights that it is tuned over."""

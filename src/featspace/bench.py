@@ -29,6 +29,8 @@ from featspace.whitening import whitening_of
 PASSES = ("unet_forward", "unet_backward", "vae_forward", "vae_backward", "encoder_forward", "encoder_backward")
 NOISES, LEVELS = 4, (50, 200)
 """Naturalness is measured with this many noises at each of these timesteps: low and middle noise."""
+TUNING_PHOTOS = 4
+"""Of these photographs one image each is decoded at every weight, the rest at the best weight alone."""
 
 
 class Counted:
@@ -122,7 +124,7 @@ def run_bench(
     usual = denoising_error(prior, torch.stack([to_tensor(x) for x in originals.values()]).to(device)).mean()
     wanted = [(target.id, sample) for target in known[:photos] for sample in range(samples)]
     todo = [(job, name) for job in jobs for name in profile.encoders]
-    for job, name in tqdm(todo, desc="bench"):
+    for job, name in tqdm(todo, desc="bench", disable=not todo):
         mine = done.eval(
             "method == @job.method and evaluations == @job.evaluations and weight == @job.weight and encoder == @name"
         )

@@ -8,27 +8,57 @@ import numpy as np
 import pandas as pd
 
 from featspace.baselines import PUBLISHED
-from featspace.bench import PASSES
+from featspace.bench import PASSES, Job
 from featspace.files import atomic_file
 from featspace.metrics import bootstrap_interval
 from featspace.tables import BENCH, read_table, write_table
 
+KEY = ["method", "evaluations", "weight"]
+"""What tells one run of a method from another."""
 
-def summarize(images: pd.DataFrame, tuned: bool = True) -> pd.DataFrame:
-    """One row a method and budget, at the weight that comes nearest (`tuned`), or a row each weight.
+
+def untuned(jobs: list[Job]) -> list[Job]:
+    """The jobs of methods that have several weights."""
+    methods = [job.method for job in {(job.method, job.weight): job for job in jobs}.values()]
+    return [job for job in jobs if methods.count(job.method) > 1]
+
+
+def tuned(jobs: list[Job], images: pd.DataFrame) -> list[Job]:
+    """The jobs without those at other weights than the best, by what `images` has of the `untuned`."""
+    several = untuned(jobs)
+    best = set(at_best_weight(images)[KEY].itertuples(index=False, name=None)) if several else set()
+    return [job for job in jobs if job not in several or (job.method, job.evaluations, job.weight) in best]
+
+
+def weights_tried(images: pd.DataFrame) -> pd.DataFrame:
+    """`summarize` of each weight, on what a method decoded at all of its weights."""
+    budget = images.groupby(KEY[:2])["weight"].transform("nunique")
+    image = images.groupby([*KEY[:2], "encoder", "id", "sample"])["weight"].transform("nunique")
+    return summarize(images[image == budget])
+
+
+def at_best_weight(images: pd.DataFrame) -> pd.DataFrame:
+    """The rows of each method and budget at the weight that came nearest, by the median ratio of `weights_tried`."""
+    tried = weights_tried(images)
+    best = tried.loc[tried.groupby(KEY[:2], sort=False)["ratio"].idxmin(), KEY]
+    return images.merge(best, on=KEY)
+
+
+def summarize(images: pd.DataFrame) -> pd.DataFrame:
+    """One row a method, budget and weight.
 
     `ratio` is the squared distance over that of the JPEG copy (quality 75), which makes encoders comparable; the
     intervals are bootstrapped over targets.
     """
     images = images.assign(ratio=images["distance"] / images["distance_jpeg"])
     rows = []
-    for key, part in images.groupby(["method", "evaluations", "weight"], sort=False):
+    for key, part in images.groupby(KEY, sort=False):
         groups = {id: group["ratio"].to_numpy() for id, group in part.groupby("id")}
         low, high = bootstrap_interval(groups)
         judged = {id: group["judge_cosine"].to_numpy() for id, group in part.groupby("id")}
         judge_low, judge_high = bootstrap_interval(judged, np.mean)
         rows.append(
-            dict(zip(["method", "evaluations", "weight"], key, strict=True))
+            dict(zip(KEY, key, strict=True))
             | {"images": len(part), "ratio": part["ratio"].median(), "ratio_low": low, "ratio_high": high}
             | {"ratio_mean": part["ratio"].mean(), "ratio_worst": part["ratio"].max()}
             | {"nearer_than_jpeg_75": (part["ratio"] < 1).mean(), "cosine": part["cosine"].median()}
@@ -37,16 +67,14 @@ def summarize(images: pd.DataFrame, tuned: bool = True) -> pd.DataFrame:
             | {"diversity": part["diversity"].mean()}
             | {key: part[key].mean() for key in (*PASSES, "seconds")}
         )
-    table = pd.DataFrame(rows)
-    if tuned:
-        table = table.loc[table.groupby(["method", "evaluations"], sort=False)["ratio"].idxmin()]
-    return table.sort_values(["evaluations", "ratio"], ignore_index=True)
+    return pd.DataFrame(rows).sort_values(["evaluations", "ratio"], ignore_index=True)
 
 
 def run_bench_summary(out: Path) -> pd.DataFrame:
-    """Writes <out>/bench.csv (tuned) and <out>/tuning.csv (each weight) from <out>/images.csv."""
+    """Writes <out>/bench.csv (at the best weights) and <out>/tuning.csv (at each) from <out>/images.csv."""
     images = read_table(Path(out) / "images.csv", BENCH)
-    write_table(summarize(images, tuned=False), Path(out) / "tuning.csv")
+    write_table(weights_tried(images), Path(out) / "tuning.csv")
+    images = at_best_weight(images)
     table = summarize(images)
     write_table(table, Path(out) / "bench.csv")
     with atomic_file(Path(out) / "README.md") as file:
@@ -65,10 +93,10 @@ def describe(table: pd.DataFrame, images: pd.DataFrame) -> str:
         f"{', '.join(sorted(images['device'].unique()))}. Everything is measured from the saved PNGs. Ratio: squared",
         "distance over that of the target's own JPEG copy of quality 75. Judge: mean cosine of an encoder that took no",
         "part. Error: the prior's denoising error over that of real photographs (1 is as natural as they are). s:",
-        "seconds an image. Each method at the weight w, of those tried (`tuning.csv`), that came nearest.",
+        "seconds an image. w: the weight that came nearest, of those tried on the first photographs (`tuning.csv`).",
         "",
         "The constants of `fast` were chosen in some hundred and forty trial runs: step lengths on the default",
-        "profile's own photographs and seed, the rest on 16 held-out ones. Other methods had one to three weights.",
+        "profile's own photographs and seed, the rest on 16 held-out ones. Other methods had three weights.",
         "",
         head,
         "|" + " --- |" * (head.count("|") - 1),

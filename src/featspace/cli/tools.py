@@ -120,12 +120,13 @@ def bench(
 
     Taken up again where it was cut off. `--budget 12960 --only paper` is the published schedule.
     """
-    from featspace.bench import jobs_of, run_bench
-    from featspace.bench_summary import run_bench_summary
+    from featspace.bench import TUNING_PHOTOS, jobs_of, run_bench
+    from featspace.bench_summary import run_bench_summary, tuned, untuned
     from featspace.figures.bench import run_bench_figure
 
     loaded, chosen = open_profile(params, profile)
     jobs = jobs_of(budget, curve or [16, 32, 64, 128, 256, 512], only)
-    run_bench(loaded, chosen, targets, out, jobs, photos, samples)
+    images = run_bench(loaded, chosen, targets, out, untuned(jobs), min(photos, TUNING_PHOTOS), 1)
+    run_bench(loaded, chosen, targets, out, tuned(jobs, images), photos, samples)
     run_bench_summary(out)
     run_bench_figure(out / "bench.csv", out / "bench")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from featspace.errors import FeatspaceError, UsageError
+
+if TYPE_CHECKING:
+    import torch  # takes a second, which figures and targets need not wait for
 
 MIN_SIDE = 8
 
@@ -85,15 +88,17 @@ def square(image: Image.Image, size: int, crop: Sequence[int] | None = None) -> 
 
 def to_tensor(image: Image.Image) -> torch.Tensor:
     """An RGB image as (3, H, W), float32 in [0, 1]."""
+    import torch
+
     pixels = torch.from_numpy(np.array(image.convert("RGB")))
     return pixels.permute(2, 0, 1).contiguous().float() / 255
 
 
 def to_pil(image: torch.Tensor) -> Image.Image:
     """A tensor (3, H, W), clamped to [0, 1] and rounded to 8 bits. Raises FeatspaceError if not finite."""
-    if not torch.isfinite(image).all():
+    if not image.isfinite().all():
         raise FeatspaceError("an image has NaN or infinite pixels: the computation of it has diverged")
-    pixels = image.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8)
+    pixels = image.detach().float().clamp(0, 1).mul(255).round().byte()
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())
 
 

@@ -88,18 +88,23 @@ def test_a_bench_counts_measures_and_goes_on(tmp_path, offline, capsys):
 
 
 def test_each_method_is_summarized_at_its_best_weight():
-    base = {"encoder": "net", "distance_jpeg": 2.0, "cosine": 0.9, "judge_cosine": 0.5, "judge_top1_agrees": 1}
+    base = {"encoder": "net", "distance_jpeg": 2.0, "judge_cosine": 0.5, "top1_agrees": None, "judge_top1_agrees": 1}
     base |= {"error": 1.0, "diversity": 0.1, "seconds": 1.0, "device": "a CPU"} | dict.fromkeys(PASSES, 4)
+    base |= {"method": "a", "evaluations": 4, "sample": 0, "cosine": 0.9}
     rows = [
-        base | {"method": "a", "evaluations": 4, "weight": weight, "id": id, "sample": 0, "distance": distance}
+        base | {"weight": weight, "id": id, "distance": distance, "cosine": 1 - distance / 10}
         for weight, distances in ((0.1, (4.0, 6.0, 8.0)), (0.2, (1.0, 1.5, 9.0)))
         for id, distance in zip("xyz", distances, strict=True)
     ]
-    more = [base | {"method": "a", "evaluations": 4, "weight": 0.1, "id": "y", "sample": 1, "distance": 0.0}]
+    rows[-1] |= {"top1_agrees": 1.0}  # of an encoder that classifies, the others do not
+    more = [base | {"weight": 0.1, "id": "y", "sample": 1, "distance": 0.0}]
     images = at_best_weight(pd.DataFrame(rows + more))  # 0.1 came nearer in one that 0.2 did not decode: no matter
     table = summarize(images)
     assert table[["method", "weight", "images"]].to_numpy().tolist() == [["a", 0.2, 3]]
     assert table.loc[0, ["ratio", "ratio_worst", "nearer_than_jpeg_75"]].tolist() == pytest.approx([0.75, 4.5, 2 / 3])
+    cosines = [f"cosine{end}" for end in ("", "_mean", "_worst", "_low", "_high")]
+    assert table.loc[0, cosines].tolist() == pytest.approx([0.85, 1 - 1.15 / 3, 0.1, 0.1, 0.9])
+    assert table.loc[0, ["top1_agrees", "judge_top1_agrees"]].tolist() == [1, 1]
     text = describe(table, images)
     assert "| a | 4 | 0.2 | 0.75 [" in text and "The published 12,960 evaluations are not among them" in text
     assert weights_tried(pd.DataFrame(rows + more))["images"].tolist() == [3, 3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -48,26 +49,27 @@ def summarize(images: pd.DataFrame) -> pd.DataFrame:
     """One row a method, budget and weight.
 
     `ratio` is the squared distance over that of the JPEG copy (quality 75), which makes encoders comparable; the
-    intervals are bootstrapped over targets.
+    intervals are bootstrapped over targets. `top1_agrees` is of the encoders that classify.
     """
     images = images.assign(ratio=images["distance"] / images["distance_jpeg"])
     rows = []
     for key, part in images.groupby(KEY, sort=False):
-        groups = {id: group["ratio"].to_numpy() for id, group in part.groupby("id")}
-        low, high = bootstrap_interval(groups)
-        judged = {id: group["judge_cosine"].to_numpy() for id, group in part.groupby("id")}
-        judge_low, judge_high = bootstrap_interval(judged, np.mean)
-        rows.append(
-            dict(zip(KEY, key, strict=True))
-            | {"images": len(part), "ratio": part["ratio"].median(), "ratio_low": low, "ratio_high": high}
-            | {"ratio_mean": part["ratio"].mean(), "ratio_worst": part["ratio"].max()}
-            | {"nearer_than_jpeg_75": (part["ratio"] < 1).mean(), "cosine": part["cosine"].median()}
-            | {"judge_cosine": part["judge_cosine"].mean(), "judge_low": judge_low, "judge_high": judge_high}
-            | {"judge_top1_agrees": part["judge_top1_agrees"].mean(), "error": part["error"].mean()}
-            | {"diversity": part["diversity"].mean()}
-            | {key: part[key].mean() for key in (*PASSES, "seconds")}
-        )
+        row = dict(zip(KEY, key, strict=True)) | {
+            "images": len(part),
+            "nearer_than_jpeg_75": (part["ratio"] < 1).mean(),
+        }
+        for name, worst in (("ratio", max), ("cosine", min)):
+            row |= {name: part[name].median()} | _interval(part, name, np.median)
+            row |= {f"{name}_mean": part[name].mean(), f"{name}_worst": worst(part[name])}
+        row |= {"judge_cosine": part["judge_cosine"].mean()} | _interval(part, "judge_cosine", np.mean)
+        means = ("top1_agrees", "judge_top1_agrees", "error", "diversity", *PASSES, "seconds")
+        rows.append(row | {name: part[name].mean() for name in means})
     return pd.DataFrame(rows).sort_values(["evaluations", "ratio"], ignore_index=True)
+
+
+def _interval(images: pd.DataFrame, name: str, statistic: Callable[[np.ndarray], float]) -> dict[str, float]:
+    groups = {id: group[name].to_numpy() for id, group in images.groupby("id")}
+    return dict(zip((f"{name}_low", f"{name}_high"), bootstrap_interval(groups, statistic), strict=True))
 
 
 def run_bench_summary(out: Path) -> pd.DataFrame:

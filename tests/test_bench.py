@@ -97,8 +97,9 @@ def test_each_method_is_summarized_at_its_best_weight():
         for id, distance in zip("xyz", distances, strict=True)
     ]
     rows[-1] |= {"top1_agrees": 1.0}  # of an encoder that classifies, the others do not
-    more = [base | {"weight": 0.1, "id": "y", "sample": 1, "distance": 0.0}]
-    images = at_best_weight(pd.DataFrame(rows + more))  # 0.1 came nearer in one that 0.2 did not decode: no matter
+    jobs = [Job("a", 4, 0.1), Job("a", 4, 0.2), Job("b", 4, 0.0), Job("b", 8, 0.0)]
+    assert tuned(jobs, pd.DataFrame(rows)) == jobs[1:]
+    images = at_best_weight(pd.DataFrame(rows))
     table = summarize(images)
     assert table[["method", "weight", "images"]].to_numpy().tolist() == [["a", 0.2, 3]]
     assert table.loc[0, ["ratio", "ratio_worst", "nearer_than_jpeg_75"]].tolist() == pytest.approx([0.75, 4.5, 2 / 3])
@@ -107,6 +108,7 @@ def test_each_method_is_summarized_at_its_best_weight():
     assert table.loc[0, ["top1_agrees", "judge_top1_agrees"]].tolist() == [1, 1]
     text = describe(table, images)
     assert "| a | 4 | 0.2 | 0.75 [" in text and "The published 12,960 evaluations are not among them" in text
-    assert weights_tried(pd.DataFrame(rows + more))["images"].tolist() == [3, 3]
-    jobs = [Job("a", 4, 0.1), Job("a", 4, 0.2), Job("b", 4, 0.0), Job("b", 8, 0.0)]
-    assert tuned(jobs, pd.DataFrame(rows)) == jobs[1:]
+    rows[4]["distance"] = 7.0  # decoded again, with one more: 0.1 would be the better one
+    rows.append(base | {"weight": 0.2, "id": "y", "sample": 1, "distance": 7.0})
+    assert at_best_weight(pd.DataFrame(rows))["weight"].tolist() == [0.2] * 4
+    assert weights_tried(pd.DataFrame(rows))[["weight", "images"]].to_numpy().tolist() == [[0.1, 3], [0.2, 3]]

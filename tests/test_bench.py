@@ -107,7 +107,7 @@ def test_each_method_is_summarized_at_its_best_weight():
     assert table.loc[0, cosines].tolist() == pytest.approx([0.85, 1 - 1.15 / 3, 0.1, 0.1, 0.9])
     assert table.loc[0, ["top1_agrees", "judge_top1_agrees"]].tolist() == [1, 1]
     text = describe(table, images)
-    assert "| a | 4 | 0.2 | 0.75 [" in text and "The published 12,960 evaluations are not among them" in text
+    assert "| a | 4 | 0.2 | 3 | 0.75 [" in text and "The published 12,960 evaluations are not among them" in text
     rows[4]["distance"] = 7.0  # decoded again, with one more: 0.1 would be the better one
     rows.append(base | {"weight": 0.2, "id": "y", "sample": 1, "distance": 7.0})
     assert at_best_weight(pd.DataFrame(rows))["weight"].tolist() == [0.2] * 4

@@ -91,12 +91,15 @@ def run_bench_summary(out: Path) -> pd.DataFrame:
 def describe(table: pd.DataFrame, images: pd.DataFrame) -> str:
     """The tuned table as Markdown, with what its numbers were measured on."""
     per = images.groupby("encoder")["id"].nunique()
-    head = "| method | evaluations | w | ratio, median [95 %] | worst | nearer than JPEG 75 | judge | error | s |"
+    head = (
+        "| method | evaluations | w | images | ratio, median [95 %] | worst | nearer than JPEG 75 | judge | error | s |"
+    )
     lines = [
         "# Methods compared",
         "",
         f"`featspace bench` on {per.max()} photographs × {len(per)} encoders × {images['sample'].nunique()} sample(s),",
-        f"{', '.join(sorted(images['device'].unique()))}. Everything is measured from the saved PNGs. Ratio: squared",
+        f"fewer where `images` says so; {'; '.join(sorted(images['device'].unique()))}.",
+        "Everything is measured from the saved PNGs. Ratio: squared",
         "distance over that of the target's own JPEG copy of quality 75. Judge: mean cosine of an encoder that took no",
         "part. Error: the prior's denoising error over that of real photographs (1 is as natural as they are). s:",
         "seconds an image. w: the weight that came nearest, of those tried on the first photographs (`tuning.csv`).",
@@ -109,9 +112,9 @@ def describe(table: pd.DataFrame, images: pd.DataFrame) -> str:
     ]
     for row in table.itertuples():
         lines.append(
-            f"| {row.method} | {row.evaluations:,} | {row.weight:g} | {row.ratio:.2f} [{row.ratio_low:.2f}, "
-            f"{row.ratio_high:.2f}] | {row.ratio_worst:.3g} | {row.nearer_than_jpeg_75:.0%} | {row.judge_cosine:.3f} | "
-            f"{row.error:.2f} | {row.seconds:.1f} |"
+            f"| {row.method} | {row.evaluations:,} | {row.weight:g} | {row.images} | "
+            f"{row.ratio:.2f} [{row.ratio_low:.2f}, {row.ratio_high:.2f}] | {row.ratio_worst:.3g} | "
+            f"{row.nearer_than_jpeg_75:.0%} | {row.judge_cosine:.3f} | {row.error:.2f} | {row.seconds:.1f} |"
         )
     if PUBLISHED not in set(table["evaluations"]):
         lines += ["", f"The published {PUBLISHED:,} evaluations are not among them: the same command with"]

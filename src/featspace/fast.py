@@ -112,9 +112,9 @@ def fast_decode(
         …, at σ = 5 mirrored, too                       0.08 0.82 1.04   1.65 0.87 1.07   0.05 0.70 0.89
         …, at σ = 5 mirrored and shifted, too           0.09 0.85 1.05   1.45 0.87 1.07   0.05 0.73 0.88
 
-    So new noise would make images more natural, and a shifted copy perhaps more similar, for two encoder passes more.
-    Neither does so by more than chance: on the default profile's photographs another seed alone moves the mean cosine
-    by 0.04 (`figures/bench`).
+    So new noise makes images more natural from CLIP and ViT, and farther; a shifted copy takes two encoder passes more.
+    What either does to the cosine is within chance: on the default profile's photographs another seed alone moves its
+    mean by 0.04 (`figures/bench`).
 
     `residual(x, rows)` is f(x) − f*, (n, D), of images x (n, 3, H, W), n ≤ N, of the samples `rows` (n,); the other
     functions are those of `guidance.guided_decode`. Without `whitening` ℓ̃ is ℓ. `preview(z)`, a cheaper D such as a

@@ -58,17 +58,20 @@ def test_one_half_of_the_budget_descends_at_the_first_level_and_the_other_at_the
     assert visits(BARS[:300], 4) == [299] * 4  # a prior that knows less noise
 
 
-def test_the_second_level_goes_on_from_a_near_estimate_of_the_first_with_its_own_noise():
+def test_the_second_level_goes_on_from_a_near_estimate_of_the_first_with_new_noise():
     seen = []
     exact(evaluations=40, callback=seen.append)
     high, low = BARS[seen[0].timestep], BARS[seen[-1].timestep]
+    draw = noise_of(1)
+    first, new = draw(), draw()
+    assert torch.equal(seen[0].latents, first)
 
-    def carried(step):
+    def renoised(step):
         eps = gaussian_noise(step.latents, step.timestep)
         clean = (step.latents - (1 - high).sqrt() * eps) / high.sqrt()
-        return low.sqrt() * clean + (1 - low).sqrt() * eps
+        return low.sqrt() * clean + (1 - low).sqrt() * new
 
-    (taken,) = [step for step in seen[:20] if torch.allclose(seen[20].latents, carried(step), rtol=1e-9, atol=1e-9)]
+    (taken,) = [step for step in seen[:20] if torch.allclose(seen[20].latents, renoised(step), rtol=1e-9, atol=1e-9)]
     assert taken.distance_before < 1.2 * min(step.distance_before for step in seen[:20])
 
 

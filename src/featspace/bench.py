@@ -102,7 +102,7 @@ def run_bench(
     targets: Path,
     out: Path,
     jobs: Iterable[Job],
-    photos: int = 4,
+    photos: int = 2,
     samples: int = 1,
 ) -> pd.DataFrame:
     """Decodes the first `photos` photographs with every encoder and job; writes <out>/images.csv and the PNGs.

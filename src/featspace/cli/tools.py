@@ -111,7 +111,7 @@ def bench(
     budget: Annotated[int, typer.Option(help="Guided evaluations of every method but fast.", min=4)] = 64,
     curve: Annotated[list[int] | None, typer.Option(help="Budgets of fast; by default 16 to 512.", min=2)] = None,
     only: Annotated[list[str] | None, typer.Option(help="Methods, instead of all.")] = None,
-    photos: Annotated[int, typer.Option(help="How many of the target photographs.", min=1)] = 4,
+    photos: Annotated[int, typer.Option(help="How many of the target photographs.", min=1)] = 2,
     samples: Annotated[int, typer.Option(help="Images a photograph.", min=1)] = 1,
     profile: ProfileName = "mini",
     params: ParamsFile = None,

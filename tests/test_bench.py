@@ -11,7 +11,7 @@ from toy_models import DTYPE
 
 from featspace.baselines import METHODS, Problem
 from featspace.bench import PASSES, Counted, Job
-from featspace.bench_summary import at_best_weight, describe, summarize, tuned, weights_tried
+from featspace.bench_summary import against_published, at_best_weight, describe, summarize, tuned, weights_tried
 from featspace.cli import main
 from featspace.encoders import load_encoder
 from featspace.images import read_image, to_tensor
@@ -112,3 +112,16 @@ def test_each_method_is_summarized_at_its_best_weight():
     rows.append(base | {"weight": 0.2, "id": "y", "sample": 1, "distance": 7.0})
     assert at_best_weight(pd.DataFrame(rows))["weight"].tolist() == [0.2] * 4
     assert weights_tried(pd.DataFrame(rows))[["weight", "images"]].to_numpy().tolist() == [[0.1, 3], [0.2, 3]]
+
+
+def test_fast_is_compared_with_the_published_schedule_pair_by_pair():
+    """Seeds of a pair count as one; what only one of the two has does not count."""
+    columns = ["method", "evaluations", "encoder", "id", "judge_cosine", "error"]
+    rows = [("paper", 12960, "net", id, judge, 1.0) for id, judge in (("x", 0.5), ("y", 0.9), ("z", 0.0))]
+    rows += [("fast", 8, "net", "x", judge, 2.0) for judge in (0.6, 0.8, 1.0)]
+    rows += [("fast", 8, "net", "y", 0.8, 1.5), ("fast", 8, "other", "x", 0.0, 9.0), ("paper", 8, "net", "x", 0.0, 9.0)]
+    (row,) = against_published(pd.DataFrame(rows, columns=columns)).to_dict("records")
+    wanted = {"judge_cosine": 0.1, "judge_cosine_low": -0.1, "judge_cosine_high": 0.3}
+    wanted |= {"error": 0.75, "error_low": 0.5, "error_high": 1.0}
+    assert row == pytest.approx({"evaluations": 8, "pairs": 2} | wanted)
+    assert against_published(pd.DataFrame(rows[:3], columns=columns)).empty

@@ -109,7 +109,7 @@ def bench(
     targets: Targets,
     out: Annotated[Path, typer.Option(help="Folder for the images, the tables and the plot; what is there is kept.")],
     budget: Annotated[int, typer.Option(help="Guided evaluations of every method but fast.", min=4)] = 64,
-    curve: Annotated[list[int] | None, typer.Option(help="Budgets of fast; by default 16 to 512.", min=2)] = None,
+    curve: Annotated[list[int] | None, typer.Option(help="Budgets of fast; by default 16, 32, …, 256.", min=2)] = None,
     only: Annotated[list[str] | None, typer.Option(help="Methods, instead of all.")] = None,
     photos: Annotated[int, typer.Option(help="How many of the target photographs.", min=1)] = 2,
     samples: Annotated[int, typer.Option(help="Images a photograph.", min=1)] = 1,
@@ -125,7 +125,7 @@ def bench(
     from featspace.figures.bench import run_bench_figure
 
     loaded, chosen = open_profile(params, profile)
-    jobs = jobs_of(budget, curve or [16, 32, 64, 128, 256, 512], only)
+    jobs = jobs_of(budget, curve or [16, 32, 64, 128, 256], only)
     images = run_bench(loaded, chosen, targets, out, untuned(jobs), min(photos, TUNING_PHOTOS), 1)
     run_bench(loaded, chosen, targets, out, tuned(jobs, images), photos, samples)
     run_bench_summary(out)

@@ -35,22 +35,51 @@ FAILURES = {
         1,
         "wrong.safetensors",
     ),
+    "a name that leads out of the folder": (["decode", "away.safetensors", "--encoder", "resnet"], 1, "'../x', which"),
+    "two of one name": (
+        ["decode", "photo.jpg", "Photo.png", "--encoder", "resnet"],
+        2,
+        "the id photo, after photo.jpg",
+    ),
+    "an output that is too long": (["decode", "photo.jpg", "--encoder", "resnet", "--out", "x" * 250], 1, "too long"),
+    "the current folder": (
+        ["decode", "photo.jpg", "--encoder", "resnet", "--out", "."],
+        2,
+        ".: the folder is not empty",
+    ),
+    "another resolution": (
+        ["decode", "photo.jpg", "--encoder", "resnet", "--params", "large.yaml"],
+        2,
+        "resolution is 128, but the prior makes images of 64 pixels",
+    ),
 }
+IN_A_DRY_RUN = (
+    "no text tower",
+    "another encoder's features",
+    "two of one name",
+    "the current folder",
+    "another resolution",
+)
 
 
 @pytest.mark.parametrize("case", FAILURES)
 def test_bad_input_is_one_line_and_leaves_nothing(case, tmp_path, capsys, project):
     arguments, status, message = FAILURES[case]
+    Image.new("RGB", (32, 32)).save("Photo.png")
+    Path("large.yaml").write_text(Path("params.yaml").read_text().replace("resolution: 64", "resolution: 128"))
+    save_file({"../x": torch.zeros(3)}, "away.safetensors")
     Path("cut.jpg").write_bytes(Path("photo.jpg").read_bytes()[:5000])
     Image.new("RGB", (7, 9)).save("tiny.png")
     save_file({"x": torch.zeros(3)}, "wrong.safetensors")
-    with pytest.raises(SystemExit) as stop:
-        main([*arguments, "--out", str(tmp_path / "out")])
-    error = capsys.readouterr().err
-    line = error.strip().splitlines()[-1]
-    assert stop.value.code == status
-    assert line.startswith("featspace: error:") and message in line and "Traceback" not in error
-    assert list(tmp_path.iterdir()) == []
+    out = [] if "--out" in arguments else ["--out", str(tmp_path / "out")]
+    for dry in ([], ["--dry-run"]) if case in IN_A_DRY_RUN else ([],):
+        with pytest.raises(SystemExit) as stop:
+            main([*arguments, *out, *dry])
+        error = capsys.readouterr().err
+        line = error.strip().splitlines()[-1]
+        assert stop.value.code == status
+        assert line.startswith("featspace: error:") and message in line and "Traceback" not in error
+        assert list(tmp_path.iterdir()) == [] and not list(project.glob("*x*.unfinished"))
 
 
 def test_altered_and_missing_and_pickled_weights_are_named(tmp_path, capsys, project):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from featspace import decoding
+from featspace import decoding, unfinished
 from featspace.cli import main
 from featspace.encoders import Encoder
 from featspace.errors import FeatspaceError
@@ -51,7 +51,8 @@ def interrupt_at(monkeypatch, number: int) -> list[int]:
 def test_an_interrupted_run_goes_on_from_its_finished_images(tmp_path, capsys, monkeypatch, preset):
     whole = decode(tmp_path / "whole", *preset)
     batches = interrupt_at(monkeypatch, 2)
-    assert "interrupted; finished images are kept" in fail([tmp_path / "out", *preset], capsys)
+    error = fail([tmp_path / "out", *preset], capsys)
+    assert "out.unfinished: 2 finished images are kept" in error and error.endswith("error: interrupted\n")
     assert not (tmp_path / "out").exists()
     assert decode(tmp_path / "out", *preset) == whole
     assert batches == [2, 2, 2]  # the first two images were not decoded again
@@ -76,6 +77,16 @@ def test_an_interrupted_run_is_not_mixed_with_another(tmp_path, capsys, monkeypa
     error = fail([tmp_path / "out", "--weight", "1"], capsys)
     assert "out.unfinished: holds 2 finished images of a run with other settings" in error
     assert (tmp_path / "out.unfinished" / "photo-1.png").is_file()
+
+
+def test_a_run_that_was_killed_before_its_first_image_stands_in_nobodys_way(tmp_path, capsys, monkeypatch):
+    interrupt_at(monkeypatch, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(unfinished.shutil, "rmtree", lambda _: None)  # a killed process removes nothing
+        assert "finished images" not in fail([tmp_path / "out"], capsys)
+    assert (tmp_path / "out.unfinished").is_dir()
+    decode(tmp_path / "out", "--weight", "1")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_fewer_images_at_once_where_memory_is_short(tmp_path, capsys, monkeypatch):

@@ -86,6 +86,8 @@ def test_decode_of_a_photograph(tmp_path, capsys, project):
     encoder = load_encoder(str(project / "data/models/resnet"))
     cosine = torch.cosine_similarity(encoder(target), encoder(decoded)).item()
     assert f"cosine {cosine:.4f}" in printed
+    written = pd.read_csv(tmp_path / "out" / "decoded.csv")
+    assert written["cosine"].tolist() == pytest.approx([cosine]) and (written["saved_distance"] > 0).all()
 
 
 def test_an_image_depends_on_its_seed_and_not_on_the_batch(tmp_path, project):

@@ -16,7 +16,7 @@ from featspace.errors import FeatspaceError, UsageError
 from featspace.features import read_features, run_features
 from featspace.images import read_image, to_tensor
 from featspace.params import Params, PhotoParams, Profile
-from featspace.targets import locate_image, read_targets, run_targets
+from featspace.targets import locate_image, read_targets, run_targets, slug
 
 SHIPPED = Path(__file__).parents[1] / "params.yaml"
 
@@ -126,6 +126,8 @@ def test_folder_of_photos_with_their_captions(tmp_path: Path) -> None:
     names = ["391895.jpg", "COCO_val2014_000000581929.png", "dog on grass.JPG", "other.png"]
     profile = make_folder(tmp_path, *names)
     (tmp_path / "own" / "notes.txt").write_text("no image")
+    (tmp_path / "own" / "._other.png").write_bytes(b"no image either")
+    (tmp_path / "own" / "older.png").mkdir()
     run_targets(profile, tmp_path, tmp_path / "out")
     targets = {target.id: target for target in read_targets(tmp_path / "out")}
     assert {target.id: target.source for target in targets.values() if target.kind == "photo"} == {
@@ -153,7 +155,7 @@ def test_folder_of_photos_with_their_captions(tmp_path: Path) -> None:
     ("photos", "captions", "message"),
     [
         ([], None, "own: photos.own is a folder without an image"),
-        (["a b.png", "a-b.png"], None, "two targets have the id own_a_b"),
+        (["a b.png", "a-b.png"], None, "two targets have the id own_a_b, own/a b.png and own/a-b.png"),
         (["cat.png"], "none.json", r"none\.json: no such file of captions"),
         (["cat.png"], "coco.json", "has a caption of none of the photos"),
         (["cat.png"], "params.yaml", "not a captions file as of MS COCO"),
@@ -221,12 +223,26 @@ def test_features_that_are_not_finite(tmp_path: Path) -> None:
         ({"a": torch.ones(4, dtype=torch.int64)}, "a is torch.int64"),
         ({"a": torch.tensor([1.0, torch.nan, 0, 0])}, "a holds NaN"),
         ({}, "holds no feature"),
+        ({"../a": torch.ones(4)}, r"a tensor has the name '\.\./a', which no image can have"),
+        ({"a/b": torch.ones(4)}, "the name 'a/b'"),
+        ({"": torch.ones(4)}, "the name ''"),
+        ({"a\nb": torch.ones(4)}, r"the name 'a\\nb'"),
+        ({"a" * 201: torch.ones(4)}, "the name 'aaa"),
     ],
 )
 def test_wrong_features(tmp_path: Path, tensors: dict[str, torch.Tensor], message: str) -> None:
     save_file(tensors, tmp_path / "x.safetensors")
     with pytest.raises(FeatspaceError, match=message):
         read_features(tmp_path / "x.safetensors", dim=4)
+
+
+def test_ids_are_names_of_files_in_any_script() -> None:
+    assert slug("Dog on grass, 2.") == "dog_on_grass_2" and slug("...") == "target"
+    assert slug("写真") == "写真" != slug("фото") == "фото"
+    assert slug("e\u0301te\u0301") == slug("été") == "été"  # as macOS and as others write it
+    long = [slug("a photo of " * 40 + end) for end in ("cats", "dogs")]
+    assert long[0] != long[1] and long[0].startswith("a_photo_of_a") and all(len(name) <= 120 for name in long)
+    assert len(slug("写" * 300).encode()) <= 120
 
 
 def test_damaged_features(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from featspace.cli import main
 from featspace.errors import FeatspaceError
 from featspace.fetch import run_fetch
 from featspace.files import sha256
@@ -139,10 +141,10 @@ def test_listed_path_out_of_the_folder(models: Path, name: str) -> None:
 
 def test_bad_or_missing_manifest(models: Path) -> None:
     (models / "SHA256SUMS").write_text("not a checksum\n")
-    with pytest.raises(FeatspaceError, match="SHA256SUMS: line 1 is no SHA-256 and path; restore it with: "):
+    with pytest.raises(FeatspaceError, match="SHA256SUMS: line 1 is no SHA-256 and path; restore it, in a checkout with: "):
         verify_manifest(models)
     (models / "SHA256SUMS").unlink()
-    with pytest.raises(FeatspaceError, match="the manifest is missing; restore it with: git checkout"):
+    with pytest.raises(FeatspaceError, match="the manifest is missing; restore it, in a checkout with: git checkout"):
         verify_manifest(models)
     check_folder(models / "net")
 
@@ -159,7 +161,7 @@ def test_folder_without_manifest_refuses_only_pickles(tmp_path: Path) -> None:
 
 def test_missing_folder(models: Path) -> None:
     (models / "judge").rename("away")
-    with pytest.raises(FeatspaceError, match="judge: no such folder of weights; restore it with: git"):
+    with pytest.raises(FeatspaceError, match="judge: no such folder of weights; restore it, in a checkout with: git"):
         check_folder(models / "judge")
     with pytest.raises(FeatspaceError, match="other: no such folder of weights; check its path"):
         check_folder(models / "other")
@@ -187,6 +189,14 @@ def test_fetch_from_another_working_directory(models: Path, monkeypatch: pytest.
     monkeypatch.chdir("/")
     run_fetch(tiny.networks, root / "there.json", root)
     assert (root / "there.json").read_bytes() == (root / "here.json").read_bytes()
+
+
+def test_fetch_of_a_folder_in_the_working_directory(project: Path, tmp_path: Path, monkeypatch) -> None:
+    shutil.copytree("data/models/resnet", tmp_path / "own")
+    monkeypatch.chdir(tmp_path)
+    main(["fetch", "own", "--params", str(project / "params.yaml"), "--out", "own.json"])
+    found = {Path(entry["path"]).name: entry["sha256"] for entry in json.loads(Path("own.json").read_text())["files"]}
+    assert found["model.safetensors"] == sha256(Path("own/model.safetensors"))
 
 
 def test_fetch_without_manifest(models: Path) -> None:

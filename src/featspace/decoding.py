@@ -57,8 +57,8 @@ def run_decode(
     `encoder` is one of the profile's, or any network. Writes into the new folder `out`, for each target id and
     sample k: `<id>-<k>.png`, the nearest image; `<id>-<k>-last.png`, the image of the last latent; `<id>.png`, the
     target as the encoder saw it, where it is a photograph given here; and the tables decoded.csv and trace.parquet.
-    `decode` and `weight` stand in for the profile's. Returns the former table with the squared distance and cosine
-    measured again from the images as saved.
+    `decode` and `weight` stand in for the profile's. Returns the former table, whose `saved_distance` (squared) and
+    `cosine` are measured again from the images as saved.
 
     A run that is cut off leaves its finished images in `<out>.unfinished`, and the same run again goes on from there.
     Where memory is short, fewer images are decoded at once. Raises UsageError or FeatspaceError for whatever cannot
@@ -85,6 +85,7 @@ def run_decode(
         for name, image in photographs.items():
             save_png(work.folder / f"{name}.png", image)
         pipeline = load_pipeline(profile.prior, params.root, decode.precision, device)
+        pipeline.prior().check_resolution(profile.resolution)
         tiny_vae = None
         if decode.preset == "fast" and decode.tiny_vae:
             tiny_vae = load_tiny_vae(decode.tiny_vae, params.root, decode.precision, device)
@@ -104,7 +105,9 @@ def run_decode(
                 seeds = [seed_of(params.seed, *job) for job in part]
                 try:
                     if decode.preset == "fast" and whitening is None:
+                        progress.set_postfix_str("whitening")
                         whitening = whitening_of(network, pipeline.prior().image_size, device=device)
+                        progress.unpause()  # leaves it out of the rate
                     decoded = pipeline(
                         torch.stack([features[name] for name, _ in part]),
                         network,
@@ -124,9 +127,10 @@ def run_decode(
                 _save(part, seeds, decoded, work)
                 waiting, done = waiting[len(part) :], done + len(part)
         table, trace = work.collect([_stem(job) for job in jobs])
+        table = _measured(table, features, network, work.folder)
         write_table(table, work.folder / "decoded.csv")
         trace.to_parquet(work.folder / "trace.parquet", index=False)
-        return _measured(table, features, network, work.folder)
+        return table
 
 
 def _stem(job: tuple[str, int]) -> str:

@@ -24,7 +24,7 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
-def one_line(error: Exception, limit: int = 200) -> str:
-    """An error's message (its class if it has none) without line breaks, cut at `limit` characters."""
+def one_line(error: Exception | str, limit: int = 200) -> str:
+    """An error's message (its class if it has none), or a text, without line breaks, cut at `limit` characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from featspace.errors import FeatspaceError, UsageError
+from featspace.errors import FeatspaceError, UsageError, one_line
 from featspace.files import atomic_file
 from featspace.images import read_image, square, to_tensor
 from featspace.targets import read_targets, slug
@@ -54,7 +54,8 @@ def read_features(
     """Features by target id, float32, and the file's metadata (`encoder`: the network's name).
 
     Each is a vector (D,), or of a layer a map (C, h, w), as `dim` says (by default: all of one shape). Raises
-    FeatspaceError if the file is missing, damaged or empty, or if a feature is of another shape or not finite.
+    FeatspaceError if the file is missing, damaged or empty, or if a feature is of another shape or not finite, or its
+    name cannot be part of a file's.
     """
     path = Path(path)
     if not path.is_file():
@@ -68,6 +69,10 @@ def read_features(
     if not features:
         raise FeatspaceError(f"{path}: holds no feature; write it anew with `featspace features`")
     for name, feature in features.items():
+        # Images are named after it: it must not lead to another folder, nor leave no room for what is appended.
+        if not name or name.startswith(".") or "/" in name or not name.isprintable() or len(name.encode()) > 200:
+            shown = one_line(repr(name), 80)
+            raise FeatspaceError(f"{path}: a tensor has the name {shown}, which no image can have; rename it")
         if feature.ndim not in (1, 3) or not feature.is_floating_point():
             found = f"{feature.dtype} of shape {list(feature.shape)}"
             raise FeatspaceError(f"{path}: {name} is {found}; a feature is a vector of floats, or a map (C, h, w)")
@@ -85,18 +90,29 @@ def _size(shape: tuple[int, ...]) -> str:
     return f"{shape[0]} dimensions" if len(shape) == 1 else f"a map of shape {list(shape)}"
 
 
-def count_features(sources: Iterable[Path], texts: Iterable[str]) -> int:
-    """How many targets `gather_features` will find. Raises as that does, for what is seen without a network."""
-    count = len(list(texts))
+def count_features(sources: Iterable[Path], texts: Iterable[str], encoder: Encoder | None = None) -> int:
+    """How many targets `gather_features` will find. Raises as that does; without a network, for what is seen so."""
+    names: dict[str, str] = {}
+
+    def add(name: str, origin: str) -> None:
+        if name in names:
+            raise UsageError(f"{origin}: a second target with the id {name}, after {names[name]}; rename one")
+        names[name] = origin
+
     for source in sources:
         if source.suffix == ".safetensors":
-            count += len(read_features(source)[0])
+            for name in read_features(source, None if encoder is None else encoder.shape)[0]:
+                add(name, str(source))
         else:
             read_image(source)
-            count += 1
-    if not count:
+            add(slug(source.stem), str(source))
+    for text in texts:
+        if encoder is not None and not encoder.has_text:
+            raise FeatspaceError(f"{encoder.network}: has no text tower; name a CLIP or SigLIP network")
+        add(slug(text), repr(text))
+    if not names:
         raise UsageError(NOTHING)
-    return count
+    return len(names)
 
 
 @torch.no_grad()
@@ -108,25 +124,19 @@ def gather_features(
     The latter are cropped to the square of `resolution` pixels that the decoder makes, (3, H, W) in [0, 1], by id.
     Raises UsageError for two targets of one id and for none at all, FeatspaceError for what cannot be read.
     """
+    sources, texts = list(sources), list(texts)
+    count_features(sources, texts, encoder)
     device = next(encoder.parameters()).device
     features: dict[str, torch.Tensor] = {}
     photographs: dict[str, torch.Tensor] = {}
-
-    def add(name: str, feature: torch.Tensor, origin: str) -> None:
-        if name in features:
-            raise UsageError(f"{origin}: a second target with the id {name}; rename one")
-        features[name] = feature.float().cpu()
-
     for source in sources:
         if source.suffix == ".safetensors":
-            for name, feature in read_features(source, encoder.shape)[0].items():
-                add(name, feature.flatten(), str(source))
+            found = read_features(source, encoder.shape)[0]
+            features |= {name: feature.flatten() for name, feature in found.items()}
         else:
             image = to_tensor(square(read_image(source), resolution))
-            add(slug(source.stem), encoder(image[None].to(device))[0], str(source))
+            features[slug(source.stem)] = encoder(image[None].to(device))[0].float().cpu()
             photographs[slug(source.stem)] = image
     for text in texts:
-        add(slug(text), encoder.encode_text([text])[0], repr(text))
-    if not features:
-        raise UsageError(NOTHING)
+        features[slug(text)] = encoder.encode_text([text])[0].float().cpu()
     return features, photographs

@@ -22,13 +22,21 @@ def atomic_dir(path: Path) -> Iterator[Path]:
     folder), and FeatspaceError if the disk is full or the place cannot be written.
     """
     path = Path(path)
+    refuse_taken(path)
+    with _renamed(path) as partial:
+        partial.mkdir()
+        yield partial
+
+
+def refuse_taken(path: Path) -> None:
+    """Raises UsageError if no new folder can be `path`: a file, the current folder, or a folder that is not empty."""
+    path = Path(path)
     if path.exists() and not path.is_dir():
         raise UsageError(f"{path}: is a file, but a folder is to be written here; remove it or name another")
     if path.is_dir() and any(path.iterdir()):
         raise UsageError(f"{path}: the folder is not empty; remove it or name another")
-    with _renamed(path) as partial:
-        partial.mkdir()
-        yield partial
+    if path.resolve() == Path.cwd():
+        raise UsageError(f"{path}: is the current folder; name a new one")
 
 
 @contextmanager

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -18,6 +19,7 @@ from featspace.devices import GIB, choose_device, device_name, free_memory
 from featspace.encoders import Encoder, load_encoder
 from featspace.errors import FeatspaceError
 from featspace.fast import visits
+from featspace.features import count_features
 from featspace.guidance import Schedule
 from featspace.params import DecodeParams, EncoderParams, Params, Profile
 from featspace.prior import Prior
@@ -117,17 +119,25 @@ def _shapes_of(network: nn.Module) -> nn.Module:
 
 
 def describe(
-    params: Params, profile: Profile, encoder: EncoderParams, images: int, decode: DecodeParams
+    params: Params,
+    profile: Profile,
+    encoder: EncoderParams,
+    sources: Sequence[Path],
+    texts: Sequence[str],
+    decode: DecodeParams,
 ) -> Iterator[str]:
-    """Lines that say what it will take to decode `images` images: evaluations, operations, memory, time.
+    """Lines that say what it will take to decode `sources` and `texts`: evaluations, operations, memory, time.
 
-    No weights are loaded. Raises UsageError and FeatspaceError for networks that are not known.
+    No weights are loaded. Raises UsageError and FeatspaceError for networks that are not known, and for what
+    `decoding.run_decode` would not decode.
     """
     dtype = getattr(torch, decode.precision)
     with torch.device("meta"):
         prior = blank_prior(profile.prior, params.root, dtype)
         network = load_encoder(encoder.network, params.root, weights=False, layer=encoder.layer).to("meta")
         cost = evaluation_cost(prior, network, decode.preset)
+    prior.check_resolution(profile.resolution)
+    images = decode.samples * count_features(sources, texts, network)
     flops, evaluations = cost.flops, evaluations_of(decode, prior.alpha_bars)
     if decode.preset == "fast" and decode.tiny_vae:
         with torch.device("meta"):

@@ -7,6 +7,8 @@ import copy
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 
+from featspace.errors import UsageError
+
 
 def timestep_at(alpha_bars: torch.Tensor, sigma: float) -> int:
     """The timestep whose noise level σ_t = √((1 − ᾱ_t)/ᾱ_t) is nearest to `sigma`.
@@ -40,6 +42,12 @@ class Prior:
     def image_size(self) -> int:
         """Side of its images in pixels."""
         return self.latent_shape[-1] * 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    def check_resolution(self, resolution: int) -> None:
+        """Raises UsageError if `resolution` is not the side of its images, which targets must have, too."""
+        if resolution != self.image_size:
+            made = f"the prior makes images of {self.image_size} pixels"
+            raise UsageError(f"resolution is {resolution}, but {made}: set it to that, or name another prior")
 
     def through(self, vae: AutoencoderKL | AutoencoderTiny) -> Prior:
         """This prior with another autoencoder of the same latents."""

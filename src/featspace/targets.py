@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -49,7 +51,8 @@ def run_targets(profile: Profile, root: Path, out: Path) -> None:
     rows = [Target(photo.id, "photo", "", photo.source) for photo in photos]
     rows += [Target(name, "caption", text, "") for name, text in captions.items()]
     if repeated := [name for name, count in Counter(row.id for row in rows).items() if count > 1]:
-        raise UsageError(f"two targets have the id {repeated[0]}; rename a photo, a file or a caption")
+        both = " and ".join([row.source or f"the caption {row.text!r}" for row in rows if row.id == repeated[0]][:2])
+        raise UsageError(f"two targets have the id {repeated[0]}, {both}; rename a photo, a file or a caption")
     with atomic_dir(out) as partial:
         for photo in photos:
             image = read_image(photo.path)
@@ -89,8 +92,14 @@ def locate_image(source: str, root: Path = Path()) -> Path:
 
 
 def slug(text: str) -> str:
-    """A text as part of a target's id: lowercase letters, digits and underscores."""
-    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_") or "target"
+    """A text as part of a target's id: lowercase letters of any script, digits and underscores, 120 bytes at most.
+
+    A longer one is cut, and ends in the start of its SHA-256, as images are named after targets.
+    """
+    name = re.sub(r"[\W_]+", "_", unicodedata.normalize("NFC", text).lower()).strip("_") or "target"
+    if len(name.encode()) <= 120:
+        return name
+    return f"{name.encode()[:110].decode(errors='ignore').rstrip('_')}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 class _Photo(NamedTuple):
@@ -106,7 +115,8 @@ def _photos(profile: Profile, root: Path) -> Iterator[_Photo]:
         if not path.is_dir():
             yield _Photo(name, photo.image, path, photo.crop)
             continue
-        images = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+        images = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
+        images = [file for file in images if not file.name.startswith(".")]  # such as macOS leaves beside each
         if not images:
             raise FeatspaceError(f"{path}: photos.{name} is a folder without an image; name another")
         for file in images:

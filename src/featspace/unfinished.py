@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,15 +53,19 @@ def resumable_dir(out: Path, settings: dict[str, Any]) -> Iterator[Unfinished]:
     """Yields a folder that becomes `out` on success, without its records; it stays where a run is cut off.
 
     A folder `<out>.unfinished` left by a run of the same `settings` (JSON values) is taken up again; one without a
-    finished image is removed. Raises UsageError if it is of other settings, and whatever `atomic_dir` raises for `out`.
+    finished image is removed. Where a run is cut off, a line on standard error says what is kept. Raises UsageError if
+    the folder is of other settings, and whatever `atomic_dir` raises for `out`.
     """
-    folder, out = unfinished_folder(Path(out)), Path(out)
-    work = Unfinished(folder)
+    out = Path(out)
     with atomic_dir(out):
         pass  # raises, before hours are spent, if `out` cannot be written
     out.rmdir()
+    folder = unfinished_folder(out)
+    work = Unfinished(folder)
+    left = work.records / SETTINGS
+    if left.is_file() and not work.count:  # killed too early to remove it
+        shutil.rmtree(folder)
     if folder.is_dir():
-        left = work.records / SETTINGS
         if not left.is_file() or json.loads(left.read_text(encoding="utf-8")) != settings:
             raise UsageError(
                 f"{folder}: holds {work.count} finished images of a run with other settings; "
@@ -77,4 +82,7 @@ def resumable_dir(out: Path, settings: dict[str, Any]) -> Iterator[Unfinished]:
     except BaseException:
         if folder.is_dir() and not work.count:
             shutil.rmtree(folder)
+        elif folder.is_dir():
+            kept = f"{folder}: {work.count} finished images are kept; the same command goes on from them"
+            print(kept, file=sys.stderr)
         raise

@@ -138,4 +138,4 @@ def short(path: Path) -> Path:
 
 
 def restore(path: Path) -> str:
-    return f"restore it with: git checkout -- {shlex.quote(str(path))}"
+    return f"restore it, in a checkout with: git checkout -- {shlex.quote(str(path))}"

@@ -10,7 +10,7 @@ import typer
 
 from featspace.cli import featinv, stages, tools  # noqa: F401  (they register their commands)
 from featspace.cli.options import app
-from featspace.errors import FeatspaceError
+from featspace.errors import FeatspaceError, one_line
 
 BAD_USAGE: type[Exception] = typer.BadParameter.__base__
 """The common parent of what typer raises for wrong arguments."""
@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         status = app(arguments, standalone_mode=False, prog_name="featspace")
         if status == 130:  # typer's for Ctrl-C
-            _fail("interrupted; finished images are kept, and the same command goes on from them", 1)
+            _fail("interrupted", 1)
     except BAD_USAGE as error:
         _fail(f"{error.format_message()} See featspace {_command(error)}--help", 2)
     except FeatspaceError as error:
@@ -37,6 +37,11 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(str(error), error.exit_status)
     except MemoryError:
         _fail("out of memory: lower `batch`, or free some memory", 1)
+    except OSError as error:  # a path too long, a device that is not there, whatever a disk may say
+        if "--traceback" in arguments:
+            tracebacks.print_exc()
+        where = f"{one_line(str(error.filename))}: " if error.filename else ""
+        _fail(f"{where}{(error.strerror or one_line(error)).lower()}; check the path, or name another", 1)
 
 
 def _command(error: Exception) -> str:

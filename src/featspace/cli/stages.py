@@ -38,7 +38,8 @@ def fetch(
     from featspace.fetch import run_fetch
 
     loaded, chosen = open_profile(params, profile)
-    run_fetch(networks or chosen.networks, out, loaded.root, typer.echo)
+    named = [str(Path(network).resolve()) if Path(network).is_dir() else network for network in networks or []]
+    run_fetch(named or chosen.networks, out, loaded.root, typer.echo)
 
 
 @app.command()

@@ -29,6 +29,9 @@ def decode(
     stop_at: Annotated[float | None, typer.Option(help="Of fast: squared distance at which an image is done.")] = None,
     steps: Annotated[int | None, typer.Option(help="Of paper: noise levels visited.")] = None,
     recurrences: Annotated[int | None, typer.Option(help="Of paper: guided evaluations a noise level.")] = None,
+    emphasis_recurrences: Annotated[
+        int | None, typer.Option(help="Of paper: those at each of the first noise levels (emphasis_steps).")
+    ] = None,
     weight: Annotated[float | None, typer.Option(help="Of paper: guidance weight w.")] = None,
     batch: Annotated[int | None, typer.Option(help="Images decoded at once.")] = None,
     precision: Annotated[str | None, typer.Option(help="Of the prior: float32 or bfloat16.")] = None,
@@ -53,6 +56,7 @@ def decode(
         "samples": samples,
         "steps": steps,
         "recurrences": recurrences,
+        "emphasis_recurrences": emphasis_recurrences,
         "guidance_weight": weight,
         "batch": batch,
         "precision": precision,
@@ -64,17 +68,23 @@ def decode(
     settings.refuse_idle(given)
     loaded = loaded if seed is None else replace(loaded, seed=seed)
 
+    sources, text = sources or [], text or []
+
+    from featspace.features import count_features
+    from featspace.files import refuse_taken
+
+    refuse_taken(out)
+    count_features(sources, text)  # what is wrong with them comes before diffusers, whose import takes long
+
     from featspace.decoding import encoder_params, run_decode
 
     if dry_run:
-        from featspace.features import count_features
         from featspace.plan import describe
 
-        images = settings.samples * count_features(sources or [], text or [])
-        for line in describe(loaded, chosen, encoder_params(chosen, encoder), images, settings):
+        for line in describe(loaded, chosen, encoder_params(chosen, encoder), sources, text, settings):
             typer.echo(line)
         return
-    table = run_decode(loaded, chosen, encoder, sources or [], text or [], out, settings, weight)
+    table = run_decode(loaded, chosen, encoder, sources, text, out, settings, weight)
     for row in table.itertuples():
         typer.echo(f"{out / f'{row.id}-{row.sample}.png'}  distance {row.saved_distance:.4g}  cosine {row.cosine:.4f}")
 

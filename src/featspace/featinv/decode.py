@@ -17,7 +17,7 @@ from featspace.featinv.controlnet import hint_shape
 from featspace.featinv.measures import map_cosine
 from featspace.featinv.pipeline import FeatInv
 from featspace.features import gather_features, read_features
-from featspace.files import atomic_dir
+from featspace.files import atomic_dir, refuse_taken
 from featspace.images import read_image, save_png, to_tensor
 from featspace.params import Params, Profile
 from featspace.tables import write_table
@@ -32,6 +32,7 @@ def run_decode(params: Params, profile: Profile, name: str, sources: Sequence[Pa
     """
     if not sources:
         raise UsageError("nothing to decode: name a photograph, or a .safetensors file of feature maps")
+    refuse_taken(out)
     decoder = FeatInv(params, profile, name, choose_device(profile.decode.device))
     hints, photographs = read_hints(decoder.encoder, sources, decoder.resolution)
     with atomic_dir(out) as folder:

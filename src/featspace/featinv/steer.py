@@ -19,7 +19,7 @@ from featspace.featinv.controlnet import hint_shape
 from featspace.featinv.decode import read_hints
 from featspace.featinv.photographs import open_photographs
 from featspace.featinv.pipeline import FeatInv, controlnet_params, open_encoder
-from featspace.files import atomic_dir, atomic_file
+from featspace.files import atomic_dir, atomic_file, refuse_taken
 from featspace.images import save_png, square, to_tensor
 from featspace.params import Params, Profile
 from featspace.tables import write_table
@@ -106,6 +106,7 @@ def run_steer(
     along d, ⟨f(x) − m, d⟩/‖d‖², measured from the image. Returns that table. Raises UsageError or FeatspaceError for
     whatever cannot be read, or is of another encoder or shape.
     """
+    refuse_taken(out)
     decoder = FeatInv(params, profile, name, choose_device(profile.decode.device), folder)
     strengths = strengths or profile.featinv.steer.strengths
     hints, photographs = read_hints(decoder.encoder, [source], decoder.resolution)

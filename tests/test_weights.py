@@ -141,7 +141,7 @@ def test_listed_path_out_of_the_folder(models: Path, name: str) -> None:
 
 def test_bad_or_missing_manifest(models: Path) -> None:
     (models / "SHA256SUMS").write_text("not a checksum\n")
-    with pytest.raises(FeatspaceError, match="SHA256SUMS: line 1 is no SHA-256 and path; restore it, in a checkout with: "):
+    with pytest.raises(FeatspaceError, match="SHA256SUMS: line 1 is no SHA-256 and path; restore it, in a checkout"):
         verify_manifest(models)
     (models / "SHA256SUMS").unlink()
     with pytest.raises(FeatspaceError, match="the manifest is missing; restore it, in a checkout with: git checkout"):

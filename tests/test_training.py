@@ -248,12 +248,12 @@ def test_photographs_come_from_the_public_archive(tmp_path):
 def test_a_new_model_removes_the_manifest_that_it_breaks(toy_photographs, tmp_path):
     """Else the references and the card, which verify what they load, would refuse it."""
     (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "SHA256SUMS").write_text(f"{'0' * 64}  judge/model.safetensors\n")
-    recipe = "judge: {steps: 2, batch: 4, lr: 1.0e-3, compile: false, architecture: test_resnet}"
+    (tmp_path / "models" / "SHA256SUMS").write_text(f"{'0' * 64}  vit/model.safetensors\n")
+    recipe = "vit: {steps: 2, batch: 4, lr: 1.0e-3, compile: false, architecture: test_resnet}"
     (tmp_path / "params.yaml").write_text(recipe)
     where = {"params": tmp_path / "params.yaml", "photographs": toy_photographs}
-    out = tmp_path / "models" / "judge"
-    train("judge", out, checkpoints=tmp_path / "checkpoints", curves=tmp_path / "curves", **where)
+    out = tmp_path / "models" / "vit"
+    train("vit", out, checkpoints=tmp_path / "checkpoints", curves=tmp_path / "curves", **where)
     assert load_encoder(str(out)).has_classifier
 
 

@@ -21,7 +21,7 @@ from featspace.guidance import Decoded
 from featspace.images import read_image, save_png
 from featspace.params import DecodeParams, EncoderParams, Params, Profile
 from featspace.pipeline import FeatureDecodingPipeline, as_saved, load_pipeline, load_tiny_vae
-from featspace.plan import evaluations_of, fitting_batch, takes_copies
+from featspace.plan import check_memory, evaluations_of, fitting_batch, takes_copies
 from featspace.similarity import cosine_similarity, look, squared_distance
 from featspace.tables import write_table
 from featspace.unfinished import Unfinished, resumable_dir
@@ -92,11 +92,11 @@ def run_decode(
         waiting = [job for job in jobs if not work.is_finished(_stem(job))]
         evaluations = evaluations_of(decode, pipeline.prior().alpha_bars)
         done = len(jobs) - len(waiting)
-        batch = fitting_batch(
-            pipeline.prior(), network, free_memory(device), min(decode.batch, len(waiting)), decode.preset
-        )
+        free, batch = free_memory(device), min(decode.batch, len(waiting))
+        batch = fitting_batch(pipeline.prior(), network, free, batch, decode.preset)
         if waiting and batch == 0:
             batch = _recompute(pipeline)
+            check_memory(pipeline.prior(), network, free, decode.preset)
         total, start = evaluations * len(jobs), evaluations * done
         with tqdm(total=total, initial=start, desc=f"decode {encoder}", unit="evaluation", smoothing=0) as progress:
             while waiting:

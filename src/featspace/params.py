@@ -6,6 +6,7 @@ import difflib
 import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from os.path import normpath
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -96,7 +97,7 @@ class Profile(Section):
     prior: Text  # a folder, or diffusers:<repo>
     resolution: int = Field(ge=16, le=2048, multiple_of=8)  # pixels a side
     encoders: dict[Name, EncoderParams] = Field(min_length=1)
-    judge: Text  # a network that takes no part in guidance
+    judge: Text  # a network that takes no part in guidance: none of the others
     decode: DecodeParams = DecodeParams()
     photos: dict[Name, PhotoParams] = {}
     captions: dict[Name, Text] = {}
@@ -110,6 +111,15 @@ class Profile(Section):
             raise ValueError(f"captions.{both[0]} has the name of a photo: rename one of them")
         if not self.photos and not self.captions:
             raise ValueError("photos and captions are both empty: name at least one target")
+        return self
+
+    @model_validator(mode="after")
+    def _judge_takes_no_part(self) -> Profile:
+        for section, networks in (("encoders", self.encoders), ("featinv.controlnets", self.featinv.controlnets)):
+            for name, own in networks.items():
+                if normpath(own.network) == normpath(self.judge):
+                    same = f"judge is {self.judge}, the network of {section}.{name} too"
+                    raise ValueError(f"{same}, which would judge itself: name another")
         return self
 
     @property

@@ -107,18 +107,32 @@ def takes_copies(encoder: Encoder, preset: str) -> bool:
     return preset == "fast" and len(encoder.shape) == 1
 
 
-def fitting_batch(prior: Prior, encoder: Encoder, free: int | None, batch: int, preset: str = "paper") -> int:
+def fitting_batch(prior: Prior, encoder: Encoder, free: int, batch: int, preset: str = "paper") -> int:
     """How many images to decode at once, at most `batch`, so that a guided evaluation fits `free` bytes.
 
     0 means that not even one does with all activations kept. The networks are on the CPU or a GPU; their own weights
-    are not counted, as they are there already. Nothing is known of a CPU's memory (`free` is None): `batch` then.
+    are not counted, as they are there already.
     """
-    if free is None:
-        return batch
+    return min(batch, int(USABLE * free // _kept(prior, encoder, preset)))
+
+
+def check_memory(prior: Prior, encoder: Encoder, free: int, preset: str = "paper") -> None:
+    """Raises FeatspaceError if not even one image's guided evaluation fits `free` bytes: a CPU would just kill it."""
+    kept = _kept(prior, encoder, preset)
+    if kept > free:
+        height, width = encoder.input_size
+        raise FeatspaceError(
+            f"{encoder.network}: to guide one image through it, at its {width}x{height} pixels, takes "
+            f"{kept / GIB:.2g} GiB with activations recomputed, but {free / GIB:.2g} GiB are free; take a network or a "
+            "prior of smaller images, or a device with more memory"
+        )
+
+
+def _kept(prior: Prior, encoder: Encoder, preset: str) -> int:
+    """Bytes of activations that one image's guided evaluation keeps, of networks on any device."""
     blank = copy.copy(prior)
     blank.unet, blank.vae, blank.prompt = _shapes_of(prior.unet), _shapes_of(prior.vae), prior.prompt.to("meta")
-    cost = evaluation_cost(blank, _shapes_of(encoder), preset, takes_copies(encoder, preset))
-    return min(batch, int(USABLE * free // cost.kept))
+    return evaluation_cost(blank, _shapes_of(encoder), preset, takes_copies(encoder, preset)).kept
 
 
 def _shapes_of(network: nn.Module) -> nn.Module:
@@ -170,8 +184,8 @@ def describe(
         yield f"device       none: {error}"
         return
     rate, free = matrix_rate(device, dtype), free_memory(device)
-    memory = f", {free / GIB:.1f} GiB free" if free is not None else ""
-    yield f"device       {device_name(device)}{memory}; measured {_flop(rate)} a second of matrix products"
+    name = f"{device_name(device)}, {free / GIB:.1f} GiB free"
+    yield f"device       {name}; measured {_flop(rate)} a second of matrix products"
     yield f"time         about {_duration(total / (UTILIZATION * rate))}, if {UTILIZATION:.0%} of that is reached"
 
 

@@ -25,7 +25,7 @@ ParamsFile = Annotated[
     typer.Option("--params", help="The parameter file; by default params.yaml here, else the checkout's."),
 ]
 ProfileName = Annotated[str, typer.Option("--profile", help="The profile of the parameter file.")]
-EncoderName = Annotated[str, typer.Option("--encoder", help="An encoder of the profile, such as clip, resnet or vit.")]
+EncoderName = Annotated[str, typer.Option("--encoder", help="An encoder of the profile, such as clip or vit.")]
 Out = Annotated[Path, typer.Option("--out", help="What to write; nothing is there before it is complete.")]
 Targets = Annotated[Path, typer.Option("--targets", help="Folder that `featspace targets` wrote.")]
 Features = Annotated[Path, typer.Option("--features", help="File that `featspace features` wrote.")]

@@ -157,7 +157,7 @@ def polar_distance(features: Tensor, targets: Tensor) -> Tensor:
 def _kept(best: tuple | None, going: Tensor, *found) -> tuple[Tensor, ...]:
     """The nearest seen of all samples, once the samples `going` have been seen anew (`guidance.nearest`)."""
     if best is None:
-        return nearest(None, *found)
+        return tuple(kept.clone() for kept in nearest(None, *found))  # written into below
     for kept, now in zip(best, nearest([kept[going] for kept in best], *found), strict=True):
         kept[going] = now
     return best

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from featspace.cli.options import ParamsFile, ProfileName, Targets, app, open_profile
+from featspace.cli.options import ParamsFile, ProfileName, app, open_profile
 
 
 @app.command()
@@ -112,31 +112,3 @@ def speed(
     table = out.with_name(f"{out.name}.csv")
     run_speed(chosen, batch or [1, 4, 16], table, loaded.root, compiled=compiled, evaluations=evaluations)
     run_speed_figure(table, out)
-
-
-@app.command()
-def bench(
-    targets: Targets,
-    out: Annotated[Path, typer.Option(help="Folder for the images, the tables and the plot; what is there is kept.")],
-    budget: Annotated[int, typer.Option(help="Guided evaluations of every method but fast.", min=4)] = 64,
-    curve: Annotated[list[int] | None, typer.Option(help="Budgets of fast; by default 16, 32, …, 256.", min=2)] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Methods, instead of all.")] = None,
-    photos: Annotated[int, typer.Option(help="How many of the target photographs.", min=1)] = 2,
-    samples: Annotated[int, typer.Option(help="Images a photograph.", min=1)] = 1,
-    profile: ProfileName = "mini",
-    params: ParamsFile = None,
-) -> None:
-    """Compare fast with other training-free methods, each tuned, from the same seeds, by what they save.
-
-    Taken up again where it was cut off. `--budget 12960 --only paper` is the published schedule.
-    """
-    from featspace.bench import TUNING_PHOTOS, jobs_of, run_bench
-    from featspace.bench_summary import run_bench_summary, tuned, untuned
-    from featspace.figures.bench import run_bench_figure
-
-    loaded, chosen = open_profile(params, profile)
-    jobs = jobs_of(budget, curve or [16, 32, 64, 128, 256], only)
-    images = run_bench(loaded, chosen, targets, out, untuned(jobs), min(photos, TUNING_PHOTOS), 1)
-    run_bench(loaded, chosen, targets, out, tuned(jobs, images), photos, samples)
-    run_bench_summary(out)
-    run_bench_figure(out / "bench.csv", out / "bench")

@@ -1,7 +1,8 @@
 """Other training-free ways from a feature to an image, each in a few lines, to compare the presets with.
 
-Symbols are those of `guidance`: g is a gradient of ℓ, ĝ = g/‖g‖, n the size of what it is taken at, w the weight that each
-method is tuned over, s_t = √(1 − ᾱ_t). A method spends its evaluations on a `Problem`, which remembers the nearest image.
+Symbols are those of `guidance`: g is a gradient of ℓ, ĝ = g/‖g‖, n the size of what it is taken at, w the weight that
+each method is tuned over, s_t = √(1 − ᾱ_t). A method spends its evaluations on a `Problem`, which remembers the nearest
+image seen.
 """
 
 from __future__ import annotations

@@ -33,12 +33,12 @@ class Method(NamedTuple):
 
 METHODS = {
     "fast": Method(fast),
-    "paper": Method(baselines.paper, (0.25, 0.5, 1.0, 2.0, 4.0)),
-    "paper_even": Method(baselines.paper_even, (0.25, 0.5, 1.0, 2.0, 4.0)),
-    "universal": Method(baselines.universal, (16.0, 64.0, 256.0, 1024.0)),
-    "mpgd": Method(baselines.mpgd, (0.05, 0.1, 0.2, 0.4, 0.8)),
-    "dsg": Method(baselines.dsg, (0.1, 0.2, 0.4, 0.7, 1.0)),
-    "tfg": Method(baselines.tfg, (0.1, 0.2, 0.4, 0.8, 1.6)),
+    "paper": Method(baselines.paper, (0.5, 1.0, 2.0, 4.0)),
+    "paper_even": Method(baselines.paper_even, (0.5, 1.0, 2.0, 4.0)),
+    "universal": Method(baselines.universal, (4.0, 16.0, 64.0, 256.0)),
+    "mpgd": Method(baselines.mpgd, (0.1, 0.2, 0.4, 0.8)),
+    "dsg": Method(baselines.dsg, (0.1, 0.2, 0.4, 0.8)),
+    "tfg": Method(baselines.tfg, (0.05, 0.1, 0.2, 0.4)),
     "latent_adam": Method(baselines.latent_adam, (0.03, 0.1, 0.3, 1.0)),
     "pixel_adam": Method(baselines.pixel_adam, (0.01, 0.03, 0.1, 0.3)),
     "best_of": Method(baselines.best_of),

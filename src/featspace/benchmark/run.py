@@ -94,7 +94,7 @@ def run_bench(
         given = read_table(weights_of / TABLE, BENCH)
         weights = chosen_weights(given[given["evaluations"] == budget])
         if lacking := [method for method in tuned if method not in weights]:
-            raise FeatspaceError(f"{weights_of}: has no weight of {lacking[0]} for {budget} evaluations; run that first")
+            raise FeatspaceError(f"{weights_of}: no weight of {lacking[0]} for {budget} evaluations; run it first")
         bench.tuned_on = given["encoder"].iloc[0]
     others = [method for method in methods if method != "fast"]
     decode([Job(method, budget, weights.get(method, 0.0)) for method in others], compared, "methods")
@@ -225,5 +225,7 @@ class _Bench:
             if row["identity"] == self.identities.get(row["method"]) and self._png(key).is_file():
                 rows[key] = row
         if len(rows) < len(table):
-            print(f"{self.out}: {len(table) - len(rows)} images are of other settings or code: left out", file=sys.stderr)
+            print(
+                f"{self.out}: {len(table) - len(rows)} images are of other settings or code: dropped", file=sys.stderr
+            )
         return rows

@@ -103,9 +103,9 @@ def describe(table: pd.DataFrame, images: pd.DataFrame) -> str:
         "Measured from the saved PNGs. Cosine and ratio: of the encoder's feature to the target's; the ratio is the",
         "squared distance over that of the target's own JPEG copy of quality 75. Judge: a network that took no part;",
         "top-1: it sees the photograph's class, top-5: among its five likeliest. Denoising error: the prior's, over",
-        "that of photographs: above 1 is less natural, far below 1 too smooth. s: seconds an image, roughly, as runs may",
-        "share a machine. w: of the weights listed, the one of the greatest median cosine on the images of `tuning.csv`.",
-        "Intervals are bootstrapped over photographs.",
+        "that of photographs: above 1 is less natural, far below 1 too smooth. s: seconds an image, roughly, as runs",
+        "may share a machine. w: of the weights listed, the one of the greatest median cosine on the images of",
+        "`tuning.csv`. Intervals are bootstrapped over photographs.",
         f"On {'; '.join(sorted(images['device'].unique()))}.",
     ]
     for encoder, part in table.groupby("encoder", sort=False):

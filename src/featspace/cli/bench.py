@@ -70,7 +70,7 @@ def summary(
 @bench.command()
 def figure(
     tables: Annotated[Path, typer.Argument(help="Folder that `featspace bench summary` wrote.")],
-    out: Annotated[Path, typer.Option(help="File name without suffix; .png and .pdf are written.")],
+    out: Annotated[Path, typer.Option(help="Folder for bench.png, curve.png, and both as PDF.")],
 ) -> None:
     """Draw how the methods compare, and what `fast` gives for its budget."""
     from featspace.figures.bench import run_bench_figure

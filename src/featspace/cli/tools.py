@@ -98,17 +98,28 @@ def speed(
     evaluations: Annotated[int, typer.Option(help="Timed guided evaluations of each way.", min=1)] = 5,
     compiled: Annotated[bool, typer.Option("--compile", help="Compile the prior, with torch.compile.")] = False,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    shares: Annotated[
+        bool,
+        typer.Option("--shares", help="Instead: the shares of UNet, VAE decoder and encoder; writes a .csv alone."),
+    ] = False,
 ) -> None:
     """Time guided decoding at a profile's shapes, beside the official implementation's way; weights are random.
 
-    Nothing is downloaded. The .csv names the device; the figure shows milliseconds an image.
+    Nothing is downloaded. The .csv names the device; the figure shows milliseconds an image. With --shares the
+    profile's own networks are loaded, and the parts of an evaluation are timed, at the first --batch (by default 1).
     """
     from featspace.figures.speed import run_speed_figure
-    from featspace.speed import run_speed
+    from featspace.speed import run_shares, run_speed
 
     loaded, chosen = open_profile(params, profile)
     if device is not None:
         chosen = chosen.model_copy(update={"decode": chosen.decode.revised(device=device)})
     table = out.with_name(f"{out.name}.csv")
+    if shares:
+        parts = run_shares(chosen, table, loaded.root, batch=(batch or [1])[0], evaluations=evaluations)
+        for row in parts.itertuples():
+            both = f"{row.forward_ms:.1f} ms forward, {row.backward_ms:.1f} ms backward"
+            typer.echo(f"{row.encoder}, {row.part}: {row.share:.0%} ({both})")
+        return
     run_speed(chosen, batch or [1, 4, 16], table, loaded.root, compiled=compiled, evaluations=evaluations)
     run_speed_figure(table, out)

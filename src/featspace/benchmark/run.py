@@ -77,6 +77,8 @@ def run_bench(
     settings, budget = params.encoder(name), params.evaluations
     compared, fast = (Images(photos=photos),) * 2 if photos else (params.compared, params.fast)
     bench = _Bench(params, root, name, targets, out)
+    for images in (compared, fast, *([] if weights_of else [params.tuning])):
+        bench.first(images)  # raises now, before anything is decoded
     tuned = [method for method in methods if len(METHODS[method].weights) > 1]
     planned: list[Key] = []
 
@@ -125,6 +127,8 @@ class _Bench:
         known = [target for target in read_targets(targets) if target.kind == "photo"]
         self.photographs = {target.id: read_image(targets / f"{target.id}.png") for target in known}
         self.targets = targets
+        for photograph in self.photographs.values():
+            self.prior.check_resolution(photograph.width)
         self.measure = Measure(self.encoder, judge, self.prior, list(self.photographs.values()))
         self.truths = {id: self.measure.truth(photograph) for id, photograph in self.photographs.items()}
         parts = {
@@ -133,6 +137,7 @@ class _Bench:
             "encoder": [network, self.settings.layer, self.encoder.input_size, self.settings.clip_std],
             "judge": weights_sum(judge.model),
             "prior": weights_sum(pipeline.unet, pipeline.vae, pipeline.text_encoder),
+            "schedule": [self.prior.prediction_type, self.prior.alpha_bars.sum().item()],
             "photographs": {id: sha256(targets / f"{id}.png") for id in self.photographs},
         }
         modules = {method: METHODS[method].decode.__module__ for method in METHODS} | {AUTOENCODER: "featspace.prior"}

@@ -1,15 +1,13 @@
-"""The benchmark's plots: what each method reaches for each encoder, and what `fast` gives for its budget."""
+"""The benchmark's plot: what each method reaches for each encoder."""
 
 from __future__ import annotations
 
-from itertools import cycle
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
 
+from featspace.figures import bench_curve
 from featspace.plotting import GRAY, INK, save, style
 from featspace.tables import read_table
 
@@ -40,14 +38,16 @@ def run_bench_figure(tables: Path, out: Path) -> None:
     """Draws bench.png and curve.png, and both as PDF, from the tables of `benchmark.summary.run_bench_summary`."""
     with style():
         save(draw(read_table(tables / "bench.csv", COLUMNS)), out / "bench")
-        save(draw_curve(read_table(tables / "curve.csv", COLUMNS)), out / "curve")
+        curve = read_table(tables / "curve.csv", COLUMNS)
+        save(bench_curve.draw(curve, PANELS, STYLES["fast"]), out / "curve")
 
 
 def draw(methods: pd.DataFrame) -> Figure:
     """A panel a measure, in it a lane an encoder, and in that a line a method, with the interval of a mean."""
     encoders = list(methods["encoder"].unique())
-    figure, panels = _panels(1.2 + 0.75 * len(encoders))
-    for axes, column in panels:
+    figure = Figure(figsize=(7, 1.2 + 0.75 * len(encoders)), layout="constrained")
+    panels = figure.subplots(1, len(PANELS))
+    for axes, column in zip(panels, PANELS, strict=True):
         for y in range(1, len(encoders)):
             axes.axhline(y - 0.5, color="#d9d6cf", linewidth=0.4)
         for place, (method, (name, color, marker)) in enumerate(STYLES.items()):
@@ -60,40 +60,12 @@ def draw(methods: pd.DataFrame) -> Figure:
                 size = 4 if method == "fast" else 3
                 axes.plot(part[column], y, marker, color=color, markersize=size, label=name)
         axes.set_xlabel(PANELS[column], color=INK, fontsize=6.5)
-        axes.set_yticks(range(len(encoders)), encoders if axes is panels[0][0] else [], fontsize=7)
+        axes.set_yticks(range(len(encoders)), encoders if axes is panels[0] else [], fontsize=7)
         axes.set_ylim(len(encoders) - 0.5, -0.5)
-        axes.tick_params(axis="y", length=0)
-    panels[-1][0].axvline(1, color=GRAY, linewidth=0.5, linestyle=":")
-    lines, names = panels[0][0].get_legend_handles_labels()
-    figure.legend(lines, names, loc="outside lower center", ncols=4, fontsize=6.5, frameon=False)
-    return figure
-
-
-def draw_curve(curve: pd.DataFrame) -> Figure:
-    """A panel a measure: `fast` against its evaluations, for encoders of several budgets."""
-    figure, panels = _panels(2.2)
-    _, color, marker = STYLES["fast"]
-    curve = curve[curve.groupby("encoder")["evaluations"].transform("size") > 1].sort_values("evaluations")
-    lines = dict(zip(curve["encoder"].unique(), cycle(["-", "--", ":"]), strict=False))
-    for axes, column in panels:
-        for encoder, line in lines.items():
-            part = curve[curve["encoder"] == encoder]
-            axes.plot(part["evaluations"], part[column], line, color=color, marker=marker, markersize=3, linewidth=0.9)
-        axes.set_title(f"fast, {', '.join(lines)}", color=INK, fontsize=7)
-        axes.set_xscale("log")
-        axes.set_xticks(sorted(curve["evaluations"].unique()))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xlabel("guided evaluations", color=INK, fontsize=6.5)
-        axes.set_ylabel(PANELS[column], color=INK, fontsize=6.5)
-    panels[-1][0].axhline(1, color=GRAY, linewidth=0.5, linestyle=":")
-    return figure
-
-
-def _panels(height: float) -> tuple[Figure, list[tuple[Axes, str]]]:
-    figure = Figure(figsize=(7, height), layout="constrained")
-    panels = figure.subplots(1, len(PANELS))
-    for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=6.5)
-    return figure, list(zip(panels, PANELS, strict=True))
+        axes.tick_params(axis="y", length=0)
+    panels[-1].axvline(1, color=GRAY, linewidth=0.5, linestyle=":")
+    lines, names = panels[0].get_legend_handles_labels()
+    figure.legend(lines, names, loc="outside lower center", ncols=4, fontsize=6.5, frameon=False)
+    return figure

@@ -101,7 +101,7 @@ WRONG = [
     ("  captions:", "  judge: twice\n  captions:", 'line 12: found duplicate key "judge"'),
     ("steps: 20", "steps: [20", "line 9: expected ',' or ']'"),
     ("tiny:", "tiny: 3\nother:", "tiny is 3: it must be a mapping"),
-    (SMALL, "", "it must be a mapping of `seed` and profiles"),
+    (SMALL, "", "it must be a mapping"),
     (SMALL, "seed: 1", "no profile in it"),
 ]
 

@@ -16,9 +16,7 @@ from torch import nn
 
 from featspace.encoders import load_encoder
 from featspace.errors import FeatspaceError
-from featspace.images import read_image, to_tensor
-from featspace.targets import read_targets, slug
-from featspace.training import classifier, clip, data, held_out, photographs, prior, vae
+from featspace.training import classifier, clip, data, photographs, prior, vae
 from featspace.training.__main__ import MODELS, read_recipe, train
 from featspace.training.loop import Recipe, batch_indices, fit
 
@@ -150,19 +148,6 @@ def test_tokenizer_agrees_with_open_clips():
         length = int((reference == 49407).nonzero()[0]) + 1  # open_clip pads with 0, Stable Diffusion with the end
         assert torch.equal(mine[:length], reference[:length])
         assert (mine[length:] == 49407).all()
-
-
-def test_held_out_photographs_become_targets(toy_photographs, tmp_path):
-    images, labels = data.load_split(toy_photographs, "val")
-    held_out.run(toy_photographs, 2, tmp_path / "targets")
-    targets = read_targets(tmp_path / "targets")
-    names = data.class_names(toy_photographs)
-    assert [target.id for target in targets] == [slug(names[0]), slug(names[len(names) // 2])]
-    saved = to_tensor(read_image(tmp_path / "targets" / f"{targets[1].id}.png"))
-    assert torch.equal(saved, data.to_unit(images[labels == len(names) // 2][0]))
-    with pytest.raises(FeatspaceError, match="999 classes wanted"):
-        held_out.run(toy_photographs, 999, tmp_path / "more")
-    assert not (tmp_path / "more").exists()
 
 
 def test_classifier_folder_loads_and_classifies(toy_photographs, tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from os.path import normpath
 from pathlib import Path
@@ -70,7 +70,7 @@ class DecodeParams(Section):
         try:
             return DecodeParams.model_validate({**self.model_dump(), **changes})
         except ValidationError as error:
-            raise UsageError(_describe(error.errors()[0]).removeprefix(".")) from error
+            raise UsageError(describe(error.errors()[0]).removeprefix(".")) from error
 
     @model_validator(mode="after")
     def _emphasis_within_steps(self) -> DecodeParams:
@@ -165,7 +165,7 @@ class Params:
         Raises UsageError: no file, not YAML (with the line), an unknown key, a value of wrong type or range.
         """
         path = _find() if path is None else Path(path)
-        values = _read(path)
+        values = read_yaml(path)
         seed = {"seed": values["seed"]} if "seed" in values else {}
         profiles = {key: value for key, value in values.items() if key != "seed"}
         try:
@@ -173,7 +173,7 @@ class Params:
         except ValidationError as error:
             # A mistyped key first: it is also why another one is missing.
             details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
-            lines = [_describe(detail) for detail in details]
+            lines = [describe(detail) for detail in details]
             more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
             raise UsageError(f"{path}: {lines[0]}{more}") from error
         if not file.profiles:
@@ -194,7 +194,8 @@ def _find() -> Path:
     return checkout
 
 
-def _read(path: Path) -> dict[Any, Any]:
+def read_yaml(path: Path) -> dict[Any, Any]:
+    """A YAML file's mapping. Raises UsageError: no file, not YAML (with the line), no mapping."""
     try:
         values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -209,7 +210,7 @@ def _read(path: Path) -> dict[Any, Any]:
     except YAMLError as error:
         raise UsageError(f"{path}: not YAML ({' '.join(str(error).split())}); mend it") from error
     if not isinstance(values, dict):
-        raise UsageError(f"{path}: it must be a mapping of `seed` and profiles")
+        raise UsageError(f"{path}: it must be a mapping")
     return values
 
 
@@ -242,15 +243,18 @@ _SECTIONS = {
 }
 
 
-def _describe(detail: Any) -> str:
-    """One of pydantic's errors as a line: where, what is there, what is allowed."""
+def describe(detail: Any, top: type[Section] = Profile, sections: Mapping[str, type[Section]] = _SECTIONS) -> str:
+    """One of pydantic's errors as a line: where, what is there, what is allowed.
+
+    `sections` says which section is under which key, `top` is the one around them.
+    """
     loc = [str(part) for part in detail["loc"]]
     loc = loc[loc[0] == "profiles" :]  # in the file they are not under a key of their own
     kind, context, value = detail["type"], detail.get("ctx", {}), reprlib.repr(detail["input"])
     if kind == "missing":
         return f"{'.'.join(loc)} is missing"
     if kind == "extra_forbidden":
-        section = next((_SECTIONS[part] for part in reversed(loc[:-1]) if part in _SECTIONS), Profile)
+        section = next((sections[part] for part in reversed(loc[:-1]) if part in sections), top)
         return f"{'.'.join(loc)}: {value} is not a parameter{_choices(loc[-1], section.model_fields)}"
     if kind == "value_error":
         return f"{'.'.join(loc)}.{context['error']}"

@@ -18,7 +18,7 @@ from featspace.prior import timestep_at
 
 LEVELS = 5.0, 1.0
 """σ at which ℓ is descended: half of the budget at each."""
-RATE, LAST_RATE = 0.6, 0.06
+RATE, LAST_RATE = 0.8, 0.08
 """Adam's rate when a level begins and when it ends, in units of the level's noise √(1−ᾱ_t)."""
 BETAS = 0.9, 0.99
 """Adam's memories of the gradient and of its square."""

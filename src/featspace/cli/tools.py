@@ -140,3 +140,37 @@ def bench(
     run_bench(loaded, chosen, targets, out, tuned(jobs, images), photos, samples)
     run_bench_summary(out)
     run_bench_figure(out / "bench.csv", out / "bench")
+
+
+@app.command()
+def sheet(
+    decoded: Annotated[list[Path], typer.Argument(help="Folders that `featspace decode` wrote.")],
+    out: Annotated[Path, typer.Option(help="New folder for sheet.png, names.txt and answers.csv, to be filled in.")],
+    key: Annotated[Path, typer.Option(help="New CSV of what each number is: not for the one who names.")],
+    side: Annotated[int, typer.Option(help="Pixels a side of each image.", min=32, max=1024)] = 256,
+    seed: Annotated[int, typer.Option(help="Of the order.", min=0)] = 0,
+) -> None:
+    """Lay out decoded images in random order, numbered, for a blind test of whether their targets can be named.
+
+    Example: featspace sheet data/mini/decoded/clip data/mini/decoded/vit --out sheet --key key.csv
+    """
+    from featspace.naming import run_sheet
+
+    count = len(run_sheet(decoded, out, key, side, seed))
+    typer.echo(f"{out / 'sheet.png'}  {count} images; fill in {out / 'answers.csv'}, then: featspace score")
+
+
+@app.command()
+def score(
+    answers: Annotated[Path, typer.Argument(help="The filled-in answers.csv of a sheet.")],
+    key: Annotated[Path, typer.Option(help="The key that `featspace sheet` wrote.")],
+    out: Annotated[Path, typer.Option(help="Table of what was right, by folder, with 95 % intervals.")],
+) -> None:
+    """Score the names that were given to the images of a sheet."""
+    from featspace.naming import run_score
+
+    for row in run_score(answers, key, out).itertuples():
+        typer.echo(
+            f"{row.folder}: {row.right} of {row.images} right, {row.right_share:.0%} "
+            f"[{row.right_low:.0%}, {row.right_high:.0%}], {row.clearly_right} of them clearly; chance {row.chance:.0%}"
+        )

@@ -141,8 +141,8 @@ def load_encoder(
 
     Args:
         network: `timm:<model>[.<tag>]`, `open_clip:<model>/<tag>`, `torchvision:<model>/<WEIGHTS>`,
-            `transformers:<repo>` (CLIP, SigLIP, DINOv2), or a folder in the layout of timm, open_clip or
-            transformers, which is verified by `weights.check_folder` and read without network access.
+            `transformers:<repo>` (CLIP, SigLIP, DINOv2), `package:<model>`, or a folder in the layout of timm,
+            open_clip or transformers, which is verified by `weights.check_folder` and read without network access.
         root: folder that a relative folder is relative to, and whose lock pins published networks (`hub.obtain`).
         weights: False leaves them random and, but for transformers, needs none: to plan a run, and to measure speed;
             the network is then made on the default device (`torch.device("meta")` as well).

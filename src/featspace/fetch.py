@@ -45,7 +45,8 @@ def _fetch(networks: list[str], root: Path, report: Callable[[str], None]) -> li
         size = sum(pin.files[name].bytes for name in pin.missing())
         total += size
         at = f" at {pin.revision[:12]}" if pin.revision else ""
-        todo = f"{_bytes(size)} to download" if size else "in the cache"
+        here = "installed" if pin.is_package else "in the cache"
+        todo = f"{_bytes(size)} to download" if size else here
         new = "" if lock.get(network) == pin else f", to be pinned in {LOCK}"
         report(f"{network}: {pin.repository}{at}{new}; {todo}; licence: {pin.license}")
     if total:

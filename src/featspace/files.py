@@ -90,6 +90,11 @@ def _is_full(error: Exception) -> bool:
     return f"(os error {errno.ENOSPC})" in str(error)  # how safetensors, which is written in Rust, reports it
 
 
+def user_cache() -> Path:
+    """The project's folder in the user's cache: $XDG_CACHE_HOME, else ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "featspace"
+
+
 def sha256(path: Path) -> str:
     """SHA-256 of a file as 64 lowercase hexadecimal digits. Raises FeatspaceError if it cannot be read."""
     try:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_download, hf_hub_url
@@ -25,7 +26,7 @@ from huggingface_hub.utils import build_hf_headers
 
 from featspace.errors import FeatspaceError, UsageError, one_line, suggest
 from featspace.files import sha256
-from featspace.lock import LOCK, File, Pin, read_lock, repository_cache
+from featspace.lock import LOCK, PACKAGE, File, Pin, read_lock, repository_cache
 from featspace.weights import PICKLES
 
 FAMILIES = {  # of encoders: the modules of `featspace.networks`
@@ -33,6 +34,7 @@ FAMILIES = {  # of encoders: the modules of `featspace.networks`
     "open_clip": "open_clip:<model>/<tag>",
     "torchvision": "torchvision:<model>/<WEIGHTS>",
     "transformers": "transformers:<repo>",
+    "package": "package:<model>",
 }
 PIPELINE = (  # what is needed of Stable Diffusion: no safety checker, no half-precision duplicates, no pickles
     "model_index.json",
@@ -67,13 +69,16 @@ class Source(NamedTuple):
 
 
 def obtain(network: str, root: Path = Path()) -> Path:
-    """The folder with the files of a published network, verified; what is missing is downloaded.
+    """The folder with the files of a published network, verified; what is missing is downloaded, or made from the
+    Python package that has it.
 
     It is the pinned revision where the lock in `root` pins it; otherwise the one that is in the cache, so that a
     network that was used once is the same ever after and needs no connection; otherwise the newest.
     Raises UsageError for an unknown network, FeatspaceError as `download` does.
     """
     pin = read_lock(root).get(network)
+    if package := _package(network):
+        return package.folder(network, package.verify(network, package.resolve(network, pin)))
     if pin is None:
         source = _source(network)
         pin = _cached(source) or resolve(network, None)
@@ -87,8 +92,11 @@ def obtain(network: str, root: Path = Path()) -> Path:
 def resolve(network: str, pin: Pin | None) -> Pin:
     """The pin, its files looked up where it has none: those of its revision, without a pin those of the newest.
 
-    Raises UsageError for an unknown network, FeatspaceError if the hub has no such network or is out of reach.
+    Raises UsageError for an unknown network, FeatspaceError if the hub has no such network or is out of reach, or the
+    Python package is not installed or of another version.
     """
+    if package := _package(network):
+        return package.resolve(network, pin)
     if pin and pin.files:
         return pin
     source = _source(network)
@@ -119,6 +127,8 @@ def download(network: str, pin: Pin) -> Pin:
     An interrupted download goes on where it stopped, the next time too. Raises FeatspaceError if a file is altered,
     is not what is pinned, is gated, or cannot be had; a file that differs is not left in the cache.
     """
+    if package := _package(network):
+        return package.verify(network, pin)
     files = {}
     with _explained(network, pin.repository, pin.revision, pin.license):
         for name, file in pin.files.items():
@@ -196,6 +206,12 @@ def _source(network: str) -> Source:
         choices = f"name a folder, or {', '.join(known.values())}"
         raise UsageError(f"{network}: no such kind of network{suggest(family, known)}; {choices}")
     return importlib.import_module(f"featspace.networks.{family}").source(name)
+
+
+def _package(network: str) -> ModuleType | None:
+    """What finds the network in a Python package, if it is such a one."""
+    is_package = network.startswith(PACKAGE)
+    return importlib.import_module("featspace.networks.package") if is_package else None
 
 
 def _head(source: Source) -> Path:

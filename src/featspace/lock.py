@@ -1,8 +1,8 @@
 """data/weights.lock: to what published networks are pinned, by the name that params.yaml gives them.
 
-A JSON file in git, looked for in the folder of params.yaml: of each network the repository, its commit, the page of its
-licence, and size and SHA-256 of each file. What is not known of a network, `featspace fetch` records there the first
-time; it is enforced from then on, by it and by whatever loads the network.
+A JSON file in git, looked for in the folder of params.yaml: of each network the repository or Python package, its
+commit or version, the page of its licence, and size and SHA-256 of each file. What is not known of a network,
+`featspace fetch` records there the first time; it is enforced from then on, by it and by whatever loads the network.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from featspace.sections import Section
 from featspace.weights import restore, short
 
 LOCK = "data/weights.lock"
+PACKAGE = "package:"  # what the repository of weights in a Python package begins with
 
 
 class File(Section):
@@ -31,21 +32,26 @@ class Pin(Section):
     """One network's entry in the lock; with no files before the first fetch."""
 
     repository: str
-    revision: str | None  # commit; null for a web address
+    revision: str | None  # commit; version of a Python package; null for a web address
     license: str
     files: dict[str, File]
 
     @property
     def folder(self) -> Path:
-        """Where the library that fetches such files keeps them."""
+        """Where the library that fetches such files keeps them; not of a Python package."""
         if self.revision is None:
             import torch  # takes seconds
 
             return Path(torch.hub.get_dir()) / "checkpoints"
         return repository_cache(self.repository) / "snapshots" / self.revision
 
+    @property
+    def is_package(self) -> bool:
+        return self.repository.startswith(PACKAGE)
+
     def missing(self) -> list[str]:
-        return [name for name in self.files if not (self.folder / name).is_file()]
+        """The files to download; of a Python package there are none."""
+        return [] if self.is_package else [name for name in self.files if not (self.folder / name).is_file()]
 
 
 _Lock = TypeAdapter(dict[str, Pin])

@@ -15,7 +15,7 @@ from urllib.request import urlopen
 from huggingface_hub import constants
 
 from featspace.errors import FeatspaceError, UsageError, one_line
-from featspace.files import atomic_file, sha256
+from featspace.files import atomic_file, sha256, user_cache
 
 REPOSITORY = "KimiakiShirahama/FeatureSpaceAnalysisByGuidedDiffusionModel"
 COMMIT = "e919a8ac0822c6701ca1861bd5bf57637759ff6d"
@@ -39,8 +39,7 @@ def fetch_photo(name: str) -> Path:
     if path not in digests:
         known = ", ".join(known.removeprefix("data/") for known in digests)
         raise UsageError(f"{source}: not among the paper's photographs: {known}")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "featspace" / "paper"
-    file = cache / path
+    file = user_cache() / "paper" / path
     if file.is_file() and sha256(file) == digests[path]:
         return file
     if constants.HF_HUB_OFFLINE:

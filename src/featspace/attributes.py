@@ -1,14 +1,14 @@
-"""How much one image has of another's color, layout, edges and texture: pure functions of two images.
+"""How much one image has of another's color, layout, edges and texture: pure functions of arrays.
 
-Each takes two square RGB images of the same size, (H, H, 3) float in [0, 1], H a multiple of 8, and looks at one
-attribute in CIELAB, as far as it can without the others: color does not look at where it is; layout, edges and texture
-are of the lightness L* alone; edges are blind to the sign and the amount of contrast, texture to place and direction.
-Raises FeatspaceError for images of other shapes.
+Each measure looks at one attribute, as far as it can without the others: color does not look at where it is; layout,
+edges and texture are of the lightness L* of CIELAB alone; edges are blind to the sign and the amount of contrast,
+texture to place and direction.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,56 +25,61 @@ CELLS = 8
 """A side of the grid of square cells whose means are an image's low-pass version."""
 
 
-def color_difference(a: Array, b: Array) -> float:
+class Attributes(NamedTuple):
+    """What the measures compare of an image."""
+
+    cells: Array  # (CELLS, CELLS, 3) mean colors in CIELAB
+    gradient: Array  # (H, H) magnitudes of the gradient of L*
+    textures: Array  # (octaves, 10, 7) histograms
+
+
+def attributes(image: Array) -> Attributes:
+    """The attributes of a square RGB image (H, H, 3) in [0, 1], H a multiple of CELLS.
+
+    Gradients are of the Gaussian's derivatives with σ = H/64 pixels (Canny 1986). Histograms are those of
+    `texture_similarity`, of the image at H pixels, H/2, … as long as these are 64 or more. Raises FeatspaceError for an
+    image of another shape.
+    """
+    side = len(image)
+    if image.shape != (side, side, 3) or side % CELLS:
+        found = "×".join(map(str, image.shape))
+        raise FeatspaceError(f"an image of {found}: attributes are of square RGB images, a multiple of {CELLS} wide")
+    lab = rgb2lab(image)
+    lightness = lab[..., 0]
+    return Attributes(
+        cells=lab.reshape(CELLS, side // CELLS, CELLS, side // CELLS, 3).mean((1, 3)),
+        gradient=gaussian_gradient_magnitude(lightness, side / 64, mode="nearest"),
+        textures=np.stack([_pattern_histogram(octave) for octave in _octaves(lightness)]),
+    )
+
+
+def color_difference(a: Attributes, b: Attributes) -> float:
     """Difference of palettes: the earth mover's distance (Rubner et al. 2000) in CIEDE2000.
 
     The mean colors of one image's 64 cells are assigned to those of the other so that the mean of their differences
     ΔE₀₀ is least. 0 for the same colors, wherever they are; about 1 is just visible, 100 is black against white.
     """
-    a, b = _lab(a, b)
-    a, b = _coarse(a).reshape(-1, 1, 3), _coarse(b).reshape(1, -1, 3)
-    differences = deltaE_ciede2000(a, b)
+    differences = deltaE_ciede2000(a.cells.reshape(-1, 1, 3), b.cells.reshape(1, -1, 3))
     return float(differences[linear_sum_assignment(differences)].mean())
 
 
-def layout_similarity(a: Array, b: Array) -> float:
-    """Pearson's correlation of the mean lightnesses of the 8 × 8 cells, in [−1, 1]; 0 if an image has no contrast."""
-    return _correlation(*(_coarse(image[..., 0]) for image in _lab(a, b)))
+def layout_similarity(a: Attributes, b: Attributes) -> float:
+    """Pearson's correlation of the cells' mean lightnesses, in [−1, 1]; 0 if an image has no contrast."""
+    return _correlation(a.cells[..., 0], b.cells[..., 0])
 
 
-def edge_similarity(a: Array, b: Array) -> float:
-    """Pearson's correlation of the gradient's magnitude, in [−1, 1]; 0 if an image has none.
-
-    Derivatives of a Gaussian of σ = H/64 pixels (Canny 1986).
-    """
-    sigma = len(a) / 64
-    magnitudes = (gaussian_gradient_magnitude(image[..., 0], sigma, mode="nearest") for image in _lab(a, b))
-    return _correlation(*magnitudes)
+def edge_similarity(a: Attributes, b: Attributes) -> float:
+    """Pearson's correlation of the gradients' magnitudes, of images of one size, in [−1, 1]; 0 if an image has none."""
+    return _correlation(a.gradient, b.gradient)
 
 
-def texture_similarity(a: Array, b: Array) -> float:
+def texture_similarity(a: Attributes, b: Attributes) -> float:
     """Intersection, in [0, 1], of the histograms of local binary pattern and local contrast (Ojala et al. 2002).
 
     Rotation-invariant uniform LBP of the 8 neighbors at 1 pixel, jointly with their standard deviation in octaves;
-    averaged over the scales at which the image is 64, 128, … H pixels large.
+    averaged over the scales at which the images, of one size, are 64, 128, … H pixels large.
     """
-    octaves = [map(_pattern_histogram, _octaves(image[..., 0])) for image in _lab(a, b)]
-    return float(np.mean([np.minimum(*pair).sum() for pair in zip(*octaves, strict=True)]))
-
-
-def _lab(*images: Array) -> list[Array]:
-    shapes = {image.shape for image in images}
-    height, width = images[0].shape[:2]
-    if len(shapes) > 1 or images[0].shape != (height, width, 3) or height != width or height % CELLS:
-        found = " and ".join("×".join(map(str, image.shape)) for image in images)
-        raise FeatspaceError(f"cannot compare images of {found}: both must be square RGB, a multiple of {CELLS} wide")
-    return [rgb2lab(image) for image in images]
-
-
-def _coarse(image: Array) -> Array:
-    """The means of the cells of (H, H, …), as (CELLS, CELLS, …)."""
-    side = len(image) // CELLS
-    return image.reshape(CELLS, side, CELLS, side, *image.shape[2:]).mean((1, 3))
+    return float(np.minimum(a.textures, b.textures).sum((1, 2)).mean())
 
 
 def _correlation(a: Array, b: Array) -> float:

@@ -123,7 +123,7 @@ def matrix(rows: Sequence[Row], heads: Sequence[str] = (), note: str = "", acros
     side -= side % 64  # whole dots for the pixels of 64×64 images
     gap = (WIDTH - left - MARGIN - columns * side) / max(1, columns - 1)
     strips = [STRIP if any(label for _, label in row.samples) else 0 for row in rows]
-    top = DPI // 5 if heads else MARGIN
+    top = DPI // 5 + max(head.count("\n") for head in heads) * LINE if heads else MARGIN
     pitch = top + sum(strips) + len(rows) * (side + GAP)
     bottom = bands * pitch
     height = bottom + (note.count("\n") + 1) * LINE + GAP if note else bottom
@@ -132,7 +132,7 @@ def matrix(rows: Sequence[Row], heads: Sequence[str] = (), note: str = "", acros
     for band in range(bands):
         shown = slice(band * columns, (band + 1) * columns)
         for x, head in zip(lefts, heads[shown], strict=False):  # the last band may have fewer
-            write(figure, x + side / 2, band * pitch + DPI / 10, head, color=GRAY)
+            write(figure, x + side / 2, band * pitch + top / 2, head, color=GRAY, linespacing=1.35)
         y = band * pitch + top
         for row, strip in zip(rows, strips, strict=True):
             write(figure, left / 2, y + strip + side / 2, row.name, rotation=90, color=GRAY)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from featspace.cli.options import ParamsFile, ProfileName, Targets, app, open_profile
+from featspace.cli.options import Layer, ParamsFile, ProfileName, Targets, app, open_profile
 
 
 @app.command()
@@ -23,6 +23,7 @@ def decode(
         typer.Argument(help="Photographs, or .safetensors files of features.", show_default=False),
     ] = None,
     text: Annotated[list[str] | None, typer.Option("--text", help="A caption, for encoders with a text tower.")] = None,
+    layer: Layer = None,
     samples: Annotated[int | None, typer.Option(help="Images a target.")] = None,
     preset: Annotated[str | None, typer.Option(help="fast or paper.")] = None,
     evaluations: Annotated[int | None, typer.Option(help="Of fast: guided evaluations an image.")] = None,
@@ -81,10 +82,10 @@ def decode(
     if dry_run:
         from featspace.plan import describe
 
-        for line in describe(loaded, chosen, encoder_params(chosen, encoder), sources, text, settings):
+        for line in describe(loaded, chosen, encoder_params(chosen, encoder, layer), sources, text, settings):
             typer.echo(line)
         return
-    table = run_decode(loaded, chosen, encoder, sources, text, out, settings, weight)
+    table = run_decode(loaded, chosen, encoder, sources, text, out, settings, weight, layer)
     for row in table.itertuples():
         typer.echo(f"{out / f'{row.id}-{row.sample}.png'}  distance {row.saved_distance:.4g}  cosine {row.cosine:.4f}")
 

@@ -31,13 +31,13 @@ def draw(targets: Path, decoded: Path, table: Path) -> Figure:
             files = [Path(targets) / f"{photo.id}.png"]
             files += [Path(decoded) / layer / f"{photo.id}-0.png" for layer in layers["layer"]]
             rows.append(Row(photo.id, [(read_image(file), "") for file in files]))
-    heads = [f"{name(row.layer)}\n{shape(row.shape)}\n{short(row.value)}" for row in layers.itertuples()]
+    heads = [f"{name(row.layer)}\n{shape(row.shape)}\ncos {short(row.value)}" for row in layers.itertuples()]
     note = (
         f"Right of each photograph: images decoded from nothing but one layer’s features of it, encoder "
         f"“{layers['encoder'].iloc[0]}”. Above: the layer, the shape of its map (channels × height × width), and the "
         f"cosine similarity of the saved image’s map to the photograph’s, median over {len(rows)} photographs."
     )
-    return matrix(rows, ["photograph", *heads], textwrap.fill(note, 125))
+    return matrix(rows, ["\n\nphotograph", *heads], textwrap.fill(note, 125), apart=1)
 
 
 def shape(text: str) -> str:

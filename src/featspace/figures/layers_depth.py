@@ -19,16 +19,17 @@ PANELS = {
     "layout": ("layout", "correlation of coarse lightness", ("layout",)),
     "edges": ("edges", "correlation of gradients", ("edges",)),
     "texture": ("texture", "overlap of pattern histograms", ("texture",)),
-    "identity": ("identity", "cosine to the judge", ("judge_cosine",)),
-    "class": ("class", "share in the judge’s class", ("judge_top5", "judge_top1")),
+    "identity": ("identity", "cosine of the judge’s features", ("judge_cosine",)),
+    "class": ("class", "share of images", ("judge_top5", "judge_top1")),
 }
 """Title, axis and measures of each panel."""
 COLORS = {"judge_top5": "#c9962f"}
 COLOR = "#33658a"
-LABELS = {"judge_top1": "first", "judge_top5": "among the first five"}
+LABELS = {"judge_top1": "top-1", "judge_top5": "top-5"}
 NOTE = (
-    "Decoded images of each layer against their photographs: medians (of the class, shares) with 95 % intervals, "
-    "bootstrapped over photographs. Gray: the same images against other photographs, which is chance. Up is more alike."
+    "Images decoded from each layer against their photographs; up is more alike. Medians, of the class the share whose "
+    "photograph’s class is the judge’s first (top-1) or among its first five (top-5), with 95 % intervals bootstrapped "
+    "over photographs. Gray: the same images against other photographs, which is chance."
 )
 
 
@@ -48,12 +49,17 @@ def draw(_targets: Path, _decoded: Path, table: Path) -> Figure:
         axes.set_title(title, color=INK, fontsize=8, loc="left")
         axes.set_ylabel(unit, color=GRAY, fontsize=6.5)
         axes.set_xticks(range(len(layers)), map(name, layers), rotation=45, ha="right", rotation_mode="anchor")
-        axes.tick_params(labelsize=6.5)
+        axes.tick_params(labelsize=6.5, color="#9a9a9a")
         axes.spines[["top", "right"]].set_visible(False)
         if title == "color":
             axes.invert_yaxis()
         if len(measures) > 1:
-            axes.legend(fontsize=6, frameon=False)
+            place = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0.2}
+            axes.legend(**place, ncols=2, fontsize=6.5, frameon=False, handletextpad=0, columnspacing=0.8)
+    first = rows[rows["measure"] == panels[0][2][0]].iloc[0]
+    if first["chance"] == first["chance"]:
+        shown = {"xytext": (1, -2), "textcoords": "offset points", "va": "top", "fontsize": 6.5, "color": GRAY}
+        figure.axes[0].annotate("chance", (0, first["chance"]), **shown)
     figure.supxlabel(textwrap.fill(NOTE, 125), color=GRAY, fontsize=7.5, x=0.01, ha="left", linespacing=1.35)
     return figure
 

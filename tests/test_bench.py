@@ -1,127 +1,337 @@
-"""The benchmark: what it counts and measures, and the methods that it compares, on a prior with closed forms."""
+"""The benchmark: what it decodes, measures, chooses and keeps, with tiny networks and few evaluations."""
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
+import networkx
 import pandas as pd
 import pytest
 import torch
-from test_fast import BARS, gaussian_noise, painted
-from test_guidance import noise_of
-from toy_models import DTYPE
+from dvc.repo import Repo
+from ruamel.yaml import YAML
 
-from featspace.baselines import METHODS, Problem
-from featspace.bench import PASSES, Counted, Job
-from featspace.bench_summary import against_published, at_best_weight, describe, summarize, tuned, weights_tried
+from featspace.benchmark import run
+from featspace.benchmark.identity import _imported, code_sum, weights_sum
+from featspace.benchmark.methods import AUTOENCODER, METHODS
+from featspace.benchmark.params import BenchParams
+from featspace.benchmark.summary import chosen_weights, compare, describe, summarize, tried
 from featspace.cli import main
 from featspace.encoders import load_encoder
 from featspace.images import read_image, to_tensor
+from featspace.tables import BENCH
+
+CHECKOUT = Path(__file__).parents[1]
+PARAMS = {
+    "seed": 0,
+    "prior": "data/models/prior",
+    "batch": 2,
+    "evaluations": 8,
+    "tuning": {"photos": 1},
+    "compared": {"photos": 2},
+    "fast": {"photos": 2, "samples": 2},
+    "encoders": {
+        "resnet": {"network": "data/models/resnet", "judge": "data/models/judge", "curve": [4]},
+        "layer": {"network": "data/models/resnet", "layer": "layer1", "judge": "data/models/judge"},
+        "same": {"network": "data/models/judge", "layer": "layer1", "judge": "data/models/judge"},
+    },
+    "unseen": {"clip": {"network": "data/models/clip", "judge": "data/models/judge"}},
+}
+TIMES = ["seconds"]
 
 
-def match(target: torch.Tensor):
-    return lambda images: (images - target).square().flatten(1).sum(1)
+@pytest.fixture(scope="module")
+def bench(project, tmp_path_factory):
+    """Runs the benchmark: a function of the encoder, of changed parameters, and of options."""
+    folder = tmp_path_factory.mktemp("bench")
+    main(["targets", "--params", str(project / "params.yaml"), "--out", str(folder / "targets")])
+
+    def params(**changes) -> Path:
+        file = folder / "params.yaml"
+        YAML(typ="safe").dump(PARAMS | {"root": str(project)} | changes, file)
+        return file
+
+    def run_it(encoder: str, out: Path, *options: str, **changes) -> pd.DataFrame:
+        file = params(**changes)
+        given = ["--params", str(file), "--encoder", encoder, "--targets", str(folder / "targets"), "--out", str(out)]
+        main(["bench", "run", *given, *options])
+        return pd.read_csv(out / "images.csv", keep_default_na=False, na_values=[""])
+
+    run_it.targets, run_it.params = folder / "targets", params
+    return run_it
 
 
-@pytest.mark.parametrize("name", sorted(set(METHODS) - {"best_of"}))
-def test_every_method_is_brought_nearer_by_its_weight(name):
-    target = torch.zeros(1, 3, 8, 8, dtype=DTYPE)
-
-    def nearest(weight):
-        method = METHODS[name][0]
-        distance = match(target)
-        problem = Problem(gaussian_noise, painted, distance, noise_of(1), BARS)
-        method(problem, 24, weight)
-        assert problem.distances == distance(problem.images)
-        return problem.distances
-
-    assert min(nearest(weight) for weight in METHODS[name][1]) < 0.8 * nearest(0.0)
+@pytest.fixture(scope="module")
+def whole(bench, tmp_path_factory):
+    """The folder and the table of a whole run."""
+    out = tmp_path_factory.mktemp("whole") / "resnet"
+    return out, bench("resnet", out)
 
 
-def test_the_best_of_more_samples_is_nearer():
-    target = torch.zeros(1, 3, 8, 8, dtype=DTYPE)
-
-    def nearest(count):
-        distance = match(target)
-        problem = Problem(gaussian_noise, painted, distance, noise_of(1), BARS)
-        METHODS["best_of"][0](problem, count, 0.0)
-        return problem.distances
-
-    assert nearest(8) < nearest(1)
+def copied(whole, tmp_path) -> Path:
+    return Path(shutil.copytree(whole[0], tmp_path / "copy"))
 
 
-def test_passes_are_counted_forward_and_backward():
-    doubled = Counted(lambda x: 2 * x)
-    doubled(torch.ones(3, 1))
-    x = torch.ones(2, 1, requires_grad=True)
-    torch.autograd.grad(doubled(x).sum(), x)
-    assert (doubled.forward, doubled.backward) == (5, 2)
+def test_each_method_is_tuned_and_then_decodes_at_its_best_weight_alone(whole):
+    out, table = whole
+    assert set(table) == set(BENCH)
+    tuned = [name for name, method in METHODS.items() if len(method.weights) > 1]
+    for name in tuned:
+        part = table[table["method"] == name]
+        assert sorted(part["weight"].unique()) == sorted(METHODS[name].weights)
+        counts = part.groupby("weight").size()
+        assert sorted(counts) == [1] * (len(counts) - 1) + [2]
+        tuning = part[part["id"] == part["id"].iloc[0]].set_index("weight")["cosine"]
+        assert tuning.idxmax() == counts.idxmax() == chosen_weights(table)[name]
+    counts = table.groupby(["method", "evaluations"]).size()
+    assert counts["fast"].to_dict() == {4: 4, 8: 4} and counts["best_of"].to_dict() == {8: 2}
+    assert counts[AUTOENCODER].to_dict() == {0: 2}
+    assert len(list(out.glob("*/*.png"))) == len(table) and not list(out.rglob(".partial-*"))
 
 
-def test_a_bench_counts_measures_and_goes_on(tmp_path, offline, capsys):
-    main(["targets", "--out", str(tmp_path / "targets")])
-    only = [word for method in ("fast", "paper", "mpgd") for word in ("--only", method)]
-    given = ["bench", "--targets", str(tmp_path / "targets"), "--out", str(tmp_path / "out"), "--photos", "1"]
-    main([*given, "--budget", "6", "--curve", "3", "--samples", "2", *only])
-    images = pd.read_csv(tmp_path / "out" / "images.csv")
-    encoders, samples = 2, 2
-    others = sum(len(METHODS[method][1]) - 1 for method in ("paper", "mpgd"))  # weights that one sample sufficed for
-    assert len(images) == encoders * (3 * samples + others)
-    passes = images.groupby("method")[list(PASSES)].mean().astype(int)
-    assert passes.loc["fast"].tolist()[:4] == [3, 3, 4, 3]  # the last latent is decoded once more
-    assert passes.loc["mpgd"].tolist() == [6, 0, 6, 6, 6, 6]
-    evaluations = passes.loc["paper", "unet_forward"]
-    assert passes.loc["paper"].tolist()[1:4] == [evaluations, 2 * evaluations + 1, evaluations]
-    row = images.query("method == 'fast' and encoder == 'resnet' and sample == 1").iloc[0]
-    encoder = load_encoder("data/models/resnet")
-    seen, target = (
-        encoder(to_tensor(read_image(path))[None])
-        for path in (tmp_path / f"out/fast-3-0/resnet/{row.id}-1.png", tmp_path / f"targets/{row.id}.png")
+def test_everything_is_measured_from_the_saved_file(whole, bench, project):
+    out, table = whole
+    row = table[table["method"] == "mpgd"].iloc[0]
+    saved, photo = (
+        to_tensor(read_image(path))[None]
+        for path in (out / f"mpgd-8-{row.weight:g}/{row['id']}-{row['sample']}.png", bench.targets / f"{row.id}.png")
     )
-    assert row.distance == pytest.approx((seen - target).square().sum().item(), rel=1e-4)
-    assert row.diversity > 0 and row.error > 0
-    written = (tmp_path / "out" / "images.csv").read_bytes()
-    main([*given, "--budget", "6", "--curve", "3", "--samples", "2", *only])
-    assert (tmp_path / "out" / "images.csv").read_bytes() == written  # with its times: nothing was decoded again
-    assert (tmp_path / "out" / "bench.png").exists() and "| mpgd | 6 |" in (tmp_path / "out" / "README.md").read_text()
+    encoder, judge = (load_encoder(f"data/models/{name}", project) for name in ("resnet", "judge"))
+    seen, wanted = encoder(saved)[0], encoder(photo)[0]
+    assert row.distance == pytest.approx((seen - wanted).square().sum().item(), rel=1e-4)
+    assert row.cosine == pytest.approx(torch.cosine_similarity(seen, wanted, 0).item(), abs=1e-5)
+    judged = torch.cosine_similarity(judge(saved)[0], judge(photo)[0], 0).item()
+    assert row.judge_cosine == pytest.approx(judged, abs=1e-5)
+    assert row.judge_top1 == (judge.classify(saved).argmax() == judge.classify(photo).argmax())
+    assert (table["judge_top5"] == 1).all()  # the judge knows five classes
+    assert (table["error"] > 0).all() and (table["ratio"] * table["distance"] > 0).all()
+
+
+def test_what_is_there_is_not_decoded_again_and_what_is_lost_is(whole, bench, tmp_path):
+    out = copied(whole, tmp_path)
+    before = (out / "images.csv").read_bytes()
+    assert bench("resnet", out).equals(whole[1]) and (out / "images.csv").read_bytes() == before
+    lost = out / "best_of-8-0" / f"{whole[1]['id'].iloc[0]}-0.png"
+    pixels = lost.read_bytes()
+    lost.unlink()
+    table = bench("resnet", out)
+    anew = table["seconds"] != whole[1]["seconds"]
+    assert anew.sum() == 1 and table[anew]["method"].tolist() == ["best_of"]
+    assert lost.read_bytes() == pixels
+    pd.testing.assert_frame_equal(table.drop(columns=TIMES), whole[1].drop(columns=TIMES))
+
+
+def test_a_run_that_is_cut_off_goes_on(whole, bench, project, tmp_path, monkeypatch):
+    decode, calls = METHODS["dsg"].decode, []
+
+    def cut(*given):
+        calls.append(given)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        decode(*given)
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setitem(METHODS, "dsg", METHODS["dsg"]._replace(decode=cut))
+        patch.setattr(cut, "__module__", decode.__module__)
+        run.run_bench(BenchParams.load(bench.params()), project, "resnet", bench.targets, out, only=["dsg"])
+    assert len(pd.read_csv(out / "images.csv")) == 2
+    table = bench("resnet", out, "--only", "dsg")
+    wanted = whole[1][whole[1]["method"].isin(["dsg", AUTOENCODER])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(table.drop(columns=TIMES), wanted.drop(columns=TIMES), check_dtype=False)
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"precision": "bfloat16"}])
+def test_images_of_another_seed_or_precision_are_not_gone_on_with(change, whole, bench, tmp_path, capsys):
+    out, fresh = copied(whole, tmp_path), tmp_path / "fresh"
+    options = ["--only", "mpgd"]
+    mixed, alone = (bench("resnet", folder, *options, **change) for folder in (out, fresh))
+    assert "are of other settings or code: dropped" in capsys.readouterr().err
+    assert set(mixed["method"]) == {"mpgd", AUTOENCODER} and not set(mixed["identity"]) & set(whole[1]["identity"])
+    pd.testing.assert_frame_equal(mixed.drop(columns=TIMES), alone.drop(columns=TIMES))
+    before = whole[1].set_index(["method", "weight", "id"])["distance"]
+    after = mixed.set_index(["method", "weight", "id"])["distance"]
+    assert (after["mpgd"] - before["mpgd"]).abs().min() > 0
+
+
+def test_images_of_another_prior_are_told_from_these(project):
+    network = load_encoder("data/models/resnet", project).model
+    before = weights_sum(network)
+    assert weights_sum(load_encoder("data/models/resnet", project).model) == before
+    with torch.no_grad():
+        next(network.parameters())[0] += 1e-3
+    assert weights_sum(network) != before
+
+
+def test_code_is_that_of_the_method_and_of_what_it_imports():
+    baselines, fast = (
+        {path.name for path in _imported(module)} for module in ("featspace.baselines", "featspace.benchmark.methods")
+    )
+    assert {"baselines.py", "guidance.py"} <= baselines and "fast.py" not in baselines
+    assert {"fast.py", "guidance.py", "prior.py"} <= fast
+    assert code_sum("featspace.baselines") != code_sum("featspace.benchmark.methods")
+
+
+def test_the_feature_is_that_of_the_encoders_layer(bench, project, tmp_path):
+    table = bench("layer", tmp_path / "out", "--only", "mpgd")
+    row = table.iloc[0]
+    encoder = load_encoder("data/models/resnet", project, layer="layer1")
+    saved = tmp_path / f"out/mpgd-8-{row.weight:g}/{row['id']}-{row['sample']}.png"
+    seen, wanted = (encoder(to_tensor(read_image(path))[None])[0] for path in (saved, bench.targets / f"{row.id}.png"))
+    assert row.distance == pytest.approx((seen - wanted).square().sum().item(), rel=1e-4)
+
+
+def test_images_are_decoded_in_batches_and_do_not_depend_on_them(bench, tmp_path, monkeypatch):
+    sizes = []
+    method = METHODS["fast"]
+
+    def counted(problem, *rest):
+        sizes.append(len(problem.generators))
+        method.decode(problem, *rest)
+
+    monkeypatch.setitem(METHODS, "fast", method._replace(decode=counted))
+    images = {}
+    for batch in (1, 3):
+        bench("clip", tmp_path / str(batch), "--only", "fast", batch=batch)
+        images[batch] = [to_tensor(read_image(path)) for path in sorted((tmp_path / str(batch)).glob("fast-8-0/*.png"))]
+    assert sizes == [1] * 4 + [3, 1]
+    apart = [(a - b).abs().mean().item() for a, b in zip(*images.values(), strict=True)]
+    assert max(apart) < 1 / 255
+    assert (images[1][0] - images[1][1]).abs().mean() > 2 / 255  # two samples of a photograph
+
+
+def test_nothing_is_tuned_where_weights_are_given(whole, bench, tmp_path, capsys):
+    options = ["--weights-of", str(whole[0]), "--photos", "2"]
+    table = bench("clip", tmp_path / "out", *options)
+    assert table.groupby("method").size().to_dict() == dict.fromkeys([*METHODS, AUTOENCODER], 2)
+    assert set(table["tuned_on"]) == {"resnet"} and set(table["sample"]) == {0}
+    weights = table.drop_duplicates("method").set_index("method")["weight"]
+    assert {name: weights[name] for name in METHODS} == {name: chosen_weights(whole[1])[name] for name in METHODS}
+    with pytest.raises(SystemExit):
+        bench("clip", tmp_path / "other", *options, evaluations=16)
+    assert "no weight of paper for 16 evaluations" in capsys.readouterr().err
+
+
+def test_images_that_are_not_asked_for_any_more_are_removed(whole, bench, tmp_path):
+    out = copied(whole, tmp_path)
+    table = bench("resnet", out, fast={"photos": 1})
+    wanted = whole[1][(whole[1]["method"] != "fast") | (whole[1]["id"] == whole[1]["id"].iloc[0])]
+    wanted = wanted[wanted["sample"] == 0].reset_index(drop=True)
+    pd.testing.assert_frame_equal(table, wanted)  # with their times: nothing was decoded again
+    assert len(list(out.glob("*/*.png"))) == len(table)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "options", "changes", "line"),
+    [
+        ("same", [], {}, "same: the judge, data/models/judge, is the encoder itself; name another network"),
+        ("rasnet", [], {}, "encoder 'rasnet': there is none; did you mean resnet?"),
+        ("resnet", ["--only", "mgpd"], {}, "no method mgpd; did you mean mpgd?"),
+        ("resnet", [], {"compared": {"photos": 9}}, "photos is 9: "),
+        ("resnet", [], {"compared": {"photoz": 1}}, "compared.photoz: 1 is not a parameter (did you mean photos?)"),
+        ("resnet", [], {"evaluations": 2}, "evaluations is 2: it must be at least 8"),
+        ("resnet", ["--photos", "3"], {}, "photos is 3: "),
+    ],
+)
+def test_what_cannot_be_run_is_said_in_a_line(encoder, options, changes, line, bench, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
-        main([*given, "--only", "mgpd"])
-    assert stop.value.code == 2 and "no method mgpd; did you mean mpgd?" in capsys.readouterr().err
+        bench(encoder, tmp_path / "out", *options, **changes)
+    assert stop.value.code == 2 and line in capsys.readouterr().err
+    assert not (tmp_path / "out" / "images.csv").exists()
 
 
-def test_each_method_is_summarized_at_its_best_weight():
-    base = {"encoder": "net", "distance_jpeg": 2.0, "judge_cosine": 0.5, "top1_agrees": None, "judge_top1_agrees": 1}
-    base |= {"error": 1.0, "diversity": 0.1, "seconds": 1.0, "device": "a CPU"} | dict.fromkeys(PASSES, 4)
-    base |= {"method": "a", "evaluations": 4, "sample": 0, "cosine": 0.9}
-    rows = [
-        base | {"weight": weight, "id": id, "distance": distance, "cosine": 1 - distance / 10}
-        for weight, distances in ((0.1, (4.0, 6.0, 8.0)), (0.2, (1.0, 1.5, 9.0)))
-        for id, distance in zip("xyz", distances, strict=True)
-    ]
-    rows[-1] |= {"top1_agrees": 1.0}  # of an encoder that classifies, the others do not
-    jobs = [Job("a", 4, 0.1), Job("a", 4, 0.2), Job("b", 4, 0.0), Job("b", 8, 0.0)]
-    assert tuned(jobs, pd.DataFrame(rows)) == jobs[1:]
-    images = at_best_weight(pd.DataFrame(rows))
-    table = summarize(images)
-    assert table[["method", "weight", "images"]].to_numpy().tolist() == [["a", 0.2, 3]]
-    assert table.loc[0, ["ratio", "ratio_worst", "nearer_than_jpeg_75"]].tolist() == pytest.approx([0.75, 4.5, 2 / 3])
-    cosines = [f"cosine{end}" for end in ("", "_mean", "_worst", "_low", "_high")]
-    assert table.loc[0, cosines].tolist() == pytest.approx([0.85, 1 - 1.15 / 3, 0.1, 0.1, 0.9])
-    assert table.loc[0, ["top1_agrees", "judge_top1_agrees"]].tolist() == [1, 1]
-    text = describe(table, images)
-    assert "| a | 4 | 0.2 | 3 | 0.75 [" in text and "The published 12,960 evaluations are not among them" in text
-    rows[4]["distance"] = 7.0  # decoded again, with one more: 0.1 would be the better one
-    rows.append(base | {"weight": 0.2, "id": "y", "sample": 1, "distance": 7.0})
-    assert at_best_weight(pd.DataFrame(rows))["weight"].tolist() == [0.2] * 4
-    assert weights_tried(pd.DataFrame(rows))[["weight", "images"]].to_numpy().tolist() == [[0.1, 3], [0.2, 3]]
+def rows(method="a", weight=0.0, encoder="net", evaluations=8, sample=0, **cosines) -> list[dict]:
+    base = {"method": method, "weight": weight, "encoder": encoder, "evaluations": evaluations, "sample": sample}
+    base |= {"tuned_on": "net", "judge_cosine": 0.5, "judge_top1": 1, "judge_top5": 1, "error": 1.0, "seconds": 2.0}
+    base |= {"device": "a CPU", "identity": "x"}
+    return [base | {"id": id, "cosine": x, "distance": 1 - x, "ratio": 2 * (1 - x)} for id, x in cosines.items()]
 
 
-def test_fast_is_compared_with_the_published_schedule_pair_by_pair():
-    """Seeds of a pair count as one; what only one of the two has does not count."""
-    columns = ["method", "evaluations", "encoder", "id", "judge_cosine", "error"]
-    rows = [("paper", 12960, "net", id, judge, 1.0) for id, judge in (("x", 0.5), ("y", 0.9), ("z", 0.0))]
-    rows += [("fast", 8, "net", "x", judge, 2.0) for judge in (0.6, 0.8, 1.0)]
-    rows += [("fast", 8, "net", "y", 0.8, 1.5), ("fast", 8, "other", "x", 0.0, 9.0), ("paper", 8, "net", "x", 0.0, 9.0)]
-    (row,) = against_published(pd.DataFrame(rows, columns=columns)).to_dict("records")
-    wanted = {"judge_cosine": 0.1, "judge_cosine_low": -0.1, "judge_cosine_high": 0.3}
-    wanted |= {"error": 0.75, "error_low": 0.5, "error_high": 1.0}
-    assert row == pytest.approx({"evaluations": 8, "pairs": 2} | wanted)
-    assert against_published(pd.DataFrame(rows[:3], columns=columns)).empty
+def test_the_weight_of_the_greatest_median_cosine_is_chosen():
+    low = rows(weight=0.1, x=0.9, y=0.5, z=0.4)  # the greatest mean, and the greatest cosine
+    high = rows(weight=0.2, x=0.6, y=0.6, z=0.0)
+    table = pd.DataFrame(low + high + rows("b", x=0.1) + rows(weight=0.2, sample=1, x=0.0, y=0.0, z=0.0))
+    assert chosen_weights(table) == {"a": 0.2, "b": 0.0}
+    assert tried(table)[["weight", "images", "cosine_median"]].to_numpy().tolist() == [[0.1, 3, 0.5], [0.2, 3, 0.6]]
+    same = pd.DataFrame(rows(weight=0.2, x=0.5) + rows(weight=0.1, x=0.5))
+    assert chosen_weights(same) == {"a": 0.1}
+
+
+def test_methods_are_compared_on_the_images_that_all_of_them_decoded():
+    table = rows(weight=0.1, x=0.2) + rows(weight=0.2, x=0.8, y=0.6) + rows("fast", evaluations=4, x=0.0)
+    table += (
+        rows("fast", x=0.9, y=0.7, z=0.1)
+        + rows("fast", sample=1, x=0.1)
+        + rows(AUTOENCODER, 0.0, "net", 0, x=0.7, y=0.8)
+    )
+    found = compare(pd.DataFrame(table)).set_index("method")
+    assert found["images"].tolist() == [2, 2, 2] and found["evaluations"].to_dict() == {
+        "a": 8,
+        "fast": 8,
+        AUTOENCODER: 0,
+    }
+    assert found.loc["fast", ["cosine_median", "cosine_worst", "cosine_low", "cosine_high"]].tolist() == pytest.approx(
+        [0.8, 0.7, 0.7, 0.9]
+    )
+    assert found["weights"].to_dict() == {"a": "0.1 0.2", "fast": "", AUTOENCODER: ""}
+    assert found.loc["a", ["weight", "ratio_median"]].tolist() == pytest.approx([0.2, 0.6])
+    budgets = summarize(pd.DataFrame(table).query("method == 'fast'"))
+    assert budgets[["evaluations", "photographs", "images"]].to_numpy().tolist() == [[4, 1, 1], [8, 3, 4]]
+
+
+def test_intervals_are_over_photographs_not_over_their_samples():
+    same = [row for sample in range(9) for row in rows(sample=sample, x=0.2, y=0.4)]
+    (once,), (often,) = (summarize(pd.DataFrame(x)).to_dict("records") for x in (rows(x=0.2, y=0.4), same))
+    assert [often["cosine_low"], often["cosine_high"]] == pytest.approx([once["cosine_low"], once["cosine_high"]])
+    assert (often["photographs"], often["images"]) == (2, 18)
+
+
+def test_the_description_is_of_what_the_table_holds():
+    images = pd.DataFrame(rows(weight=0.1, x=0.2) + rows(weight=0.2, x=0.8) + rows("c", encoder="other", x=0.5))
+    text = describe(compare(images), images)
+    assert "## net\n" in text and "## other (weights chosen on net)\n" in text
+    assert "| a | 8 | 0.2 | 0.1 0.2 | 1 × 1 | 0.800 | 0.800 | 0.800 [0.800, 0.800] | 0.4 |" in text
+    assert not [name for name in (*METHODS, AUTOENCODER) if f"| {name} " in text or f"`{name}`" in text]
+    nothing = images.assign(judge_top1=float("nan"), judge_top5=float("nan"))
+    assert "nan" not in describe(compare(nothing), nothing)
+
+
+def test_tables_and_figures_are_written_of_several_encoders(whole, tmp_path):
+    other = Path(shutil.copytree(whole[0], tmp_path / "other"))
+    pd.read_csv(other / "images.csv").assign(encoder="other").to_csv(other / "images.csv", index=False)
+    main(["bench", "summary", str(whole[0]), str(other), "--out", str(tmp_path / "tables")])
+    table = pd.read_csv(tmp_path / "tables" / "bench.csv")
+    assert table.groupby("encoder").size().to_dict() == dict.fromkeys(("resnet", "other"), len(METHODS) + 1)
+    assert set(table["images"]) == {2}
+    assert len(pd.read_csv(tmp_path / "tables" / "curve.csv")) == 4
+    main(["bench", "figure", str(tmp_path / "tables"), "--out", str(tmp_path / "tables")])
+    names = {path.name for path in (tmp_path / "tables").iterdir()}
+    assert names == {
+        *("images.csv", "bench.csv", "bench.md", "tuning.csv", "curve.csv"),
+        *("bench.png", "bench.pdf", "curve.png", "curve.pdf"),
+    }
+
+
+def test_held_out_photographs_become_targets(toy_photographs, tmp_path, capsys):
+    given = ["bench", "held-out", str(toy_photographs), "--resolution", "64"]
+    main([*given, "--count", "2", "--out", str(tmp_path / "targets")])
+    table = pd.read_csv(tmp_path / "targets" / "targets.csv")
+    assert table["id"].tolist() == ["tabby", "school_bus"] and set(table["kind"]) == {"photo"}
+    means = [to_tensor(read_image(tmp_path / "targets" / f"{id}.png")).mean() for id in table["id"]]
+    assert means[1] - means[0] == pytest.approx(100 / 255, abs=0.02)  # the second class is brighter
+    with pytest.raises(SystemExit):
+        main([*given, "--count", "3", "--out", str(tmp_path / "more")])
+    assert "3 photographs of different classes wanted" in capsys.readouterr().err
+    assert not (tmp_path / "more").exists()
+
+
+def test_the_pipeline_compares_every_encoder_and_needs_no_held_out_photographs():
+    params = BenchParams.load(CHECKOUT / "bench" / "params.yaml")
+    with Repo(CHECKOUT) as repo:
+        graph = repo.index.graph
+        stages = {stage.name: stage for stage in graph if Path(stage.path) == CHECKOUT / "bench" / "dvc.yaml"}
+        needed = networkx.descendants(graph, stages["bench"])
+        runs = {f"run@{name}" for name in params.encoders} | {f"unseen@{name}" for name in params.unseen}
+        assert {stage.name for stage in needed} == {"tables", "targets@mini", *runs}
+        assert not [dep for stage in needed for dep in stage.deps if "photographs" in str(dep)]

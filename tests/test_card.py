@@ -69,17 +69,20 @@ def test_samples_do_not_depend_on_the_batch(project, tmp_path, monkeypatch):
 
 
 def test_a_prior_that_stored_photographs_is_found_out(project, toy_photographs, tmp_path):
-    """Samples that mirror training photographs lie at distance zero, and the card says how many do."""
+    """Samples that are training photographs lie at distance zero, as in pixels mirrored ones do; the card says it."""
     models = tmp_path / "models"
     shutil.copytree(project / "data/models", models)
     (models / "SHA256SUMS").unlink()
     shutil.copytree(models / "resnet", models / "vit")
     train, _ = data.load_split(toy_photographs, "train")
-    np.save(tmp_path / "samples.npy", train.flip(-1).permute(0, 2, 3, 1).numpy())
+    np.save(tmp_path / "samples.npy", train.permute(0, 2, 3, 1).numpy())
     cards.run(models, toy_photographs, tmp_path / "samples.npy", project / "params.yaml", tmp_path / "card")
     text = (tmp_path / "card" / "README.md").read_text()
     assert "| … in pixels | 100.0% |" in text and "judge’s features | 100.0% |" in text
-    rows, neighbors = measures.measure(models, toy_photographs, train.flip(-1))
+    judge = load_encoder(str(project / "data/models/judge"))
+    _, (_, mirrored) = measures.measure(models, judge, toy_photographs, train.flip(-1))
+    assert 100 * mirrored.samples.max() < mirrored.held_out.min()
+    rows, neighbors = measures.measure(models, judge, toy_photographs, train)
     assert all(100 * distances.samples.max() < distances.held_out.min() for distances in neighbors)
     for row in rows:
         name, form = cards.MEASURES[row.measure]

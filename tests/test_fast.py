@@ -10,7 +10,7 @@ from toy_models import DTYPE, ToyEncoder, target_feature
 
 from featspace import fast
 from featspace.errors import FeatspaceError, UsageError
-from featspace.fast import fast_decode, visits
+from featspace.fast import fast_decode, polar_distance, visits
 
 BARS = alpha_bars(1000)
 CENTER, SPREAD = 0.3, 0.5
@@ -27,21 +27,17 @@ def painted(z: torch.Tensor) -> torch.Tensor:
     return z[:, :3]
 
 
-def to_match(target: torch.Tensor):
-    return lambda images, rows: (images - target[rows]).flatten(1)
-
-
-def decode(seeds=(3,), targets=None, evaluations=30, residual=None, **options):
+def decode(seeds=(3,), targets=None, evaluations=30, encode=None, **options):
     targets = target_feature(5) if targets is None else targets
     unet, vae, _ = toys(5, 20, targets)
-    encoder = ToyEncoder(5)
-    residual = residual or (lambda x, rows: encoder(x) - targets[rows])
-    return fast_decode(unet, vae, residual, noise_of(*seeds), alpha_bars(20), evaluations, **options)
+    noise = noise_of(*seeds)
+    return fast_decode(unet, vae, encode or ToyEncoder(5), targets, noise, alpha_bars(20), evaluations, **options)
 
 
-def exact(evaluations=60, seeds=(1,), target=0.0, **options):
-    wanted = torch.full((len(seeds), 3, 8, 8), target, dtype=DTYPE)
-    return fast_decode(gaussian_noise, painted, to_match(wanted), noise_of(*seeds), BARS, evaluations, **options)
+def exact(evaluations=60, seeds=(1,), target=0.4, encode=None, **options):
+    wanted = torch.full((len(seeds), 192), target, dtype=DTYPE)
+    encode = encode or (lambda images: images.flatten(1))
+    return fast_decode(gaussian_noise, painted, encode, wanted, noise_of(*seeds), BARS, evaluations, **options)
 
 
 def sigma(t: int) -> float:
@@ -58,28 +54,35 @@ def test_one_half_of_the_budget_descends_at_the_first_level_and_the_other_at_the
     assert visits(BARS[:300], 4) == [299] * 4  # a prior that knows less noise
 
 
-def test_the_second_level_goes_on_from_a_near_estimate_of_the_first_with_new_noise():
+def test_the_second_level_goes_on_from_the_last_estimate_of_the_first_with_new_noise():
     seen = []
     exact(evaluations=40, callback=seen.append)
     high, low = BARS[seen[0].timestep], BARS[seen[-1].timestep]
     draw = noise_of(1)
     first, new = draw(), draw()
     assert torch.equal(seen[0].latents, first)
+    eps = gaussian_noise(seen[19].latents, seen[19].timestep)
+    clean = (seen[19].latents - (1 - high).sqrt() * eps) / high.sqrt()
+    torch.testing.assert_close(seen[20].latents, low.sqrt() * clean + (1 - low).sqrt() * new, rtol=1e-9, atol=1e-9)
 
-    def renoised(step):
-        eps = gaussian_noise(step.latents, step.timestep)
-        clean = (step.latents - (1 - high).sqrt() * eps) / high.sqrt()
-        return low.sqrt() * clean + (1 - low).sqrt() * new
 
-    (taken,) = [step for step in seen[:20] if torch.allclose(seen[20].latents, renoised(step), rtol=1e-9, atol=1e-9)]
-    assert taken.distance_before < 1.2 * min(step.distance_before for step in seen[:20])
+def test_the_first_step_of_a_level_is_adams_of_the_rate_times_the_noise():
+    """Adam's first step has the rate's length in each element, which the gradient's sign directs."""
+    seen = []
+    exact(evaluations=40, callback=seen.append)
+    for start in (0, 20):
+        noise = (1 - BARS[seen[start].timestep]).sqrt()
+        step = seen[start + 1].latents - seen[start].latents
+        moved = step[:, :3]  # no feature depends on the fourth channel
+        torch.testing.assert_close(moved.abs(), torch.full_like(moved, fast.RATE) * noise, rtol=1e-6, atol=0)
 
 
 def test_what_no_feature_depends_on_is_left_to_the_denoiser(monkeypatch):
     monkeypatch.setattr(fast, "NORM", 0.0)
-    guided = exact()
-    monkeypatch.setattr(fast, "LONGEST", 0.0)
-    free = exact()
+    guided = exact(evaluations=128)
+    monkeypatch.setattr(fast, "RATE", 0.0)
+    monkeypatch.setattr(fast, "LAST_RATE", 0.0)
+    free = exact(evaluations=128)
     torch.testing.assert_close(guided.latents[:, 3], free.latents[:, 3], rtol=1e-12, atol=1e-12)
     assert guided.distances < 0.05 * free.distances
 
@@ -89,12 +92,12 @@ def test_latents_are_kept_about_as_long_as_noise(monkeypatch):
 
     def length():
         seen = []
-        exact(evaluations=40, target=0.9, callback=seen.append)
-        return float(seen[19].latents.square().mean())
+        exact(evaluations=128, target=2.0, callback=seen.append)
+        return float(seen[63].latents.square().mean())
 
     kept = length()
     monkeypatch.setattr(fast, "NORM", 0.0)
-    assert kept < 1.2 and length() > 3
+    assert kept < 0.6 * length()
 
 
 def test_a_start_takes_the_first_levels_place(monkeypatch):
@@ -103,15 +106,69 @@ def test_a_start_takes_the_first_levels_place(monkeypatch):
     sampled = exact(target=0.2)
     result = exact(target=0.2, start=start)
     assert {t for t, _, _ in result.trace} == {sampled.trace[-1][0]} and int(result.evaluations) == 60
-    assert result.distances < 1e-3 * 192
-    monkeypatch.setattr(fast, "LONGEST", 0.0)
+    monkeypatch.setattr(fast, "RATE", 0.0)
+    monkeypatch.setattr(fast, "LAST_RATE", 0.0)
     bar = BARS[result.trace[0][0]]
     z = bar.sqrt() * start + (1 - bar).sqrt() * noise_of(1)()
     clean = (z - (1 - bar).sqrt() * gaussian_noise(z, result.trace[0][0])) / bar.sqrt()
-    torch.testing.assert_close(exact(target=0.2, start=start).latents, clean)
-    torch.testing.assert_close(result.latents[:, 3], clean[:, 3], rtol=1e-12, atol=1e-12)
+    free = exact(target=0.2, start=start)
+    torch.testing.assert_close(free.latents, clean)
+    assert result.distances < 0.05 * free.distances
     t = exact(start=start, level=2.0).trace[0][0]
     assert ((1 - BARS[t]) / BARS[t]).sqrt() == pytest.approx(2, rel=0.01)
+
+
+def test_the_polar_distance_is_the_relative_one_but_for_what_a_shorter_feature_gains():
+    features, targets = torch.randn(2, 7, 9, generator=torch.Generator().manual_seed(0), dtype=DTYPE)
+    lengths, wanted = features.norm(dim=1), targets.norm(dim=1)
+    relative = (features - targets).square().sum(1) / wanted**2
+    cosine = (features * targets).sum(1) / (lengths * wanted)
+    surplus = 2 * (1 - cosine) * (1 - lengths / wanted)
+    torch.testing.assert_close(polar_distance(features, targets), relative + surplus)
+    assert polar_distance(targets, targets).abs().max() < 1e-12
+    near = targets + 1e-4 * features
+    torch.testing.assert_close(
+        polar_distance(near, targets), (near - targets).square().sum(1) / wanted**2, rtol=2e-3, atol=0
+    )
+    for scale in (0.0, 1e-3, 1.0):  # a feature that shrinks to nothing is no nearer
+        assert (polar_distance(scale * targets, targets) >= (1 - scale) ** 2 - 1e-9).all()
+    zero = torch.zeros(1, 9, dtype=DTYPE, requires_grad=True)
+    (gradient,) = torch.autograd.grad(polar_distance(zero, targets[:1]).sum(), zero)
+    assert gradient.isfinite().all()
+
+
+def test_units_that_are_off_are_switched_on():
+    """A feature behind ReLU: what lowers the plain distance first is to switch all off, and none returns from there."""
+    mix = torch.randn(192, 400, generator=torch.Generator().manual_seed(2), dtype=DTYPE) / 192**0.5
+    wanted = exact(evaluations=2, seeds=(9,)).images
+
+    def encode(images):
+        return (images.flatten(1) @ mix - 0.5).relu()
+
+    result = fast_decode(gaussian_noise, painted, encode, encode(wanted), noise_of(1), BARS, 128)
+    assert torch.cosine_similarity(encode(result.images), encode(wanted)) > 0.9
+
+
+def test_copies_have_to_match_too_but_for_the_last_evaluations():
+    looked, copied = [], []
+
+    def encode(images):
+        looked.append(images.detach())
+        return images.flatten(1)
+
+    def copy(images, rows):
+        copied.append((len(looked), rows.tolist()))
+        return images.flip(-1)
+
+    result = exact(evaluations=40, seeds=(1, 2), encode=encode, copy=copy)
+    assert len(copied) == 34 and {tuple(rows) for _, rows in copied} == {(0, 1)}
+    assert all(torch.equal(looked[i], looked[i - 1].flip(-1)) for i, _ in copied)
+    assert len(looked) == 40 + 34 + 1  # and the image of the last latent
+    ramp = torch.linspace(0, 1, 8, dtype=DTYPE).repeat(24)[None]  # its mirror image is another target
+    plain = fast_decode(gaussian_noise, painted, lambda x: x.flatten(1), ramp, noise_of(1), BARS, 40)
+    both = fast_decode(gaussian_noise, painted, lambda x: x.flatten(1), ramp, noise_of(1), BARS, 40, copy)
+    flat = torch.stack([x.images.view(24, 8).mean(0).diff().abs().mean() for x in (plain, both)])
+    assert result.distances.isfinite().all() and flat[1] < flat[0]
 
 
 def test_nearer_than_the_papers_preset_in_as_many_evaluations():
@@ -123,12 +180,13 @@ def test_nearer_than_the_papers_preset_in_as_many_evaluations():
 def test_pixels_out_of_range_are_brought_back(monkeypatch):
     """A target whose feature clamping makes indifferent to how far pixels overshoot."""
 
-    def clamped(images, rows):
-        return torch.cat([(images.clamp(-1, 1) - 1.0).flatten(1), images.new_full((len(images), 1), 0.1**0.5)], 1)
+    def clamped(images):
+        return torch.cat([images.clamp(-1, 1).flatten(1), images.new_full((len(images), 1), 3.0)], 1)
 
     def excess():
         beyond = {"start": torch.full((1, 4, 8, 8), 1.5, dtype=DTYPE), "level": 0.1}
-        result = fast_decode(gaussian_noise, painted, clamped, noise_of(1), BARS, 60, **beyond)
+        target = torch.ones(1, 193, dtype=DTYPE)
+        result = fast_decode(gaussian_noise, painted, clamped, target, noise_of(1), BARS, 60, **beyond)
         return fast._excess(result.last_images).item()
 
     monkeypatch.setattr(fast, "NORM", 0.0)
@@ -150,14 +208,14 @@ def test_a_finished_sample_leaves_the_batch_and_the_others_go_on():
     targets, sizes = torch.cat([target_feature(5), target_feature(6)]), []
     encoder = ToyEncoder(5)
 
-    def residual(images, rows):
+    def encode(images):
         sizes.append(len(images))
-        return encoder(images) - targets[rows]
+        return encoder(images)
 
     whole = decode((3, 4), targets)
     seen = torch.stack([before for _, before, _ in whole.trace])  # (evaluations, 2)
     stop_at = float(seen[:, 0].min() * 1.5)
-    result = decode((3, 4), targets, residual=residual, stop_at=stop_at)
+    result = decode((3, 4), targets, encode=encode, stop_at=stop_at)
     for sample in range(2):
         below = (seen[:, sample] <= stop_at).nonzero()
         assert result.evaluations[sample] == (below[0, 0] + 1 if len(below) else len(seen))
@@ -202,12 +260,12 @@ def test_a_preview_takes_the_decoders_place_at_the_first_level_and_is_never_the_
 def test_a_gradient_that_is_not_finite_leaves_its_sample_unguided():
     targets, encoder = torch.cat([target_feature(5), target_feature(6)]), ToyEncoder(5)
 
-    def broken(images, rows):
-        gap = encoder(images) - targets[rows]
-        nothing = torch.where(rows[:, None] == 0, gap - gap.detach(), 1.0).sqrt() * (rows[:, None] == 0)
-        return gap + nothing  # its derivative is infinite
+    def broken(images):
+        found = encoder(images)
+        nothing = (found[:1] - found[:1].detach()).sqrt()  # its derivative is infinite
+        return torch.cat([found[:1] + nothing, found[1:]])
 
-    result = decode((3, 4), targets, residual=broken)
+    result = decode((3, 4), targets, encode=broken)
     assert result.unguided.tolist() == [30, 0]
     torch.testing.assert_close(result.distances[1:], decode((4,), targets[1:]).distances, rtol=1e-9, atol=1e-9)
 

@@ -61,8 +61,7 @@ def test_shipped_file() -> None:
     mini = Params.load(SHIPPED).profile("mini")
     assert len(mini.photos) >= 8 and len(mini.captions) >= 4
     assert len({photo.image for photo in mini.photos.values()}) >= 8
-    assert {"clip", "resnet", "vit"} <= set(mini.encoders)
-    assert mini.judge not in {encoder.network for encoder in mini.encoders.values()}
+    assert {"clip", "efficientnet", "vit"} == set(mini.encoders)
 
 
 def test_found_in_working_directory_else_in_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,6 +86,12 @@ WRONG = [
     ("seed: 7", "seed: -1", "seed is -1: it must be at least 0"),
     ("seed: 7\n", "", "seed is missing"),
     ("  judge: models/judge\n", "", "tiny.judge is missing"),
+    ("models/judge", "models/x/../net", "tiny.judge is models/x/../net, the network of encoders.net too, which would"),
+    (
+        "judge: models/judge",
+        "judge: timm:x\n  featinv: {controlnets: {map: {network: 'timm:x', folder: f}}}",
+        "tiny.judge is timm:x, the network of featinv.controlnets.map too, which would judge itself: name another",
+    ),
     ("resolution: 64", "resolution: 60", "tiny.resolution is 60: it must be a multiple of 8"),
     ("[1, 2, 30]", "[1, 2]", "tiny.photos.cat.crop is [1, 2]: it must have at least 3 entries"),
     ("image: cat.png", "img: cat.png", "photos.cat.img: 'cat.png' is not a parameter (did you mean image?)"),
@@ -96,7 +101,7 @@ WRONG = [
     ("  captions:", "  judge: twice\n  captions:", 'line 12: found duplicate key "judge"'),
     ("steps: 20", "steps: [20", "line 9: expected ',' or ']'"),
     ("tiny:", "tiny: 3\nother:", "tiny is 3: it must be a mapping"),
-    (SMALL, "", "it must be a mapping of `seed` and profiles"),
+    (SMALL, "", "it must be a mapping"),
     (SMALL, "seed: 1", "no profile in it"),
 ]
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 
+import psutil
 import pytest
 import torch
 from torch import nn
 
-from featspace import decoding, plan
+from featspace import decoding, devices, plan
 from featspace.architectures import blank_prior
 from featspace.cli import main
-from featspace.devices import GIB, choose_device
+from featspace.devices import GIB, choose_device, free_memory
 from featspace.encoders import load_encoder
 from featspace.errors import FeatspaceError
 from featspace.pipeline import load_pipeline
@@ -95,13 +96,30 @@ def test_the_batch_follows_from_the_free_memory():
         kept = evaluation_cost(blank_prior(PRIOR), load_encoder("data/models/resnet", weights=False)).kept
     before = prior.unet.conv_in.weight
     assert [fitting_batch(prior, encoder, int(free * kept), 8) for free in (0.9, 1.4, 4, 40)] == [0, 1, 3, 8]
-    assert fitting_batch(prior, encoder, None, 8) == 8
     assert prior.unet.conv_in.weight is before and before.device.type == "cpu"
 
 
-@pytest.mark.parametrize(("free", "batches", "spared"), [(2**40, [2], False), (1, [1, 1], True)])
-def test_a_decoding_keeps_to_the_free_memory(tmp_path, monkeypatch, capsys, free, batches, spared):
-    seen = []
+def test_free_memory_of_the_cpu_is_within_the_containers_limit(tmp_path, monkeypatch):
+    cpu, limit = torch.device("cpu"), tmp_path / "memory.max"
+    free, own = free_memory(cpu), psutil.Process().memory_info().rss
+    assert 0 < free <= psutil.virtual_memory().total
+    monkeypatch.setattr(devices, "LIMITS", [tmp_path / "none", limit])
+    limit.write_text("max\n")
+    assert free_memory(cpu) == pytest.approx(free, rel=0.5)
+    limit.write_text(f"{own + 2**22}\n")
+    assert free_memory(cpu) == pytest.approx(2**22, abs=2**22)
+    limit.write_text("1000\n")
+    assert free_memory(cpu) == 0
+
+
+@pytest.mark.parametrize(("share", "batches", "spared"), [(100, [2], False), (1.1, [1, 1], True)])
+def test_a_decoding_keeps_to_the_free_memory(tmp_path, monkeypatch, capsys, share, batches, spared):
+    """`share` is of what one image takes with activations recomputed, below which the decoding is refused."""
+    with torch.device("meta"):
+        prior, encoder = blank_prior(PRIOR), load_encoder("data/models/resnet", weights=False)
+    for part in (prior.unet, prior.vae):
+        part.enable_gradient_checkpointing()
+    free, seen = int(share * evaluation_cost(prior, encoder).kept), []
     call = decoding.FeatureDecodingPipeline.__call__
 
     def look(self, features, *args, **options):
@@ -113,6 +131,14 @@ def test_a_decoding_keeps_to_the_free_memory(tmp_path, monkeypatch, capsys, free
     main(["decode", "photo.jpg", "--encoder", "resnet", "--out", str(tmp_path / "out")])
     assert seen == [(batch, spared) for batch in batches]
     assert ("recomputing activations" in capsys.readouterr().err) == spared
+    monkeypatch.setattr(decoding, "free_memory", lambda device: free // (share * 1.1))
+    if spared:
+        with pytest.raises(SystemExit) as stop:
+            main(["decode", "photo.jpg", "--encoder", "resnet", "--out", str(tmp_path / "more")])
+        line = capsys.readouterr().err.strip().splitlines()[-1]
+        assert stop.value.code == 1 and seen == [(batch, spared) for batch in batches]  # nothing was computed
+        assert "data/models/resnet: to guide one image through it, at its 64x64 pixels, takes" in line
+        assert "GiB are free; take a network" in line and not (tmp_path / "more").exists()
 
 
 def test_a_dry_run_says_what_the_run_will_do(tmp_path, capsys, monkeypatch):

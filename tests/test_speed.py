@@ -69,3 +69,17 @@ def test_a_way_that_does_not_fit_is_said_to(tmp_path, monkeypatch):
     assert table.loc[table["way"] == "featspace", ["ms", "faster", "rate"]].isna().all(axis=None)
     assert table.loc[table["way"] == "official", "faster"].tolist() == [1, 1]
     assert (tmp_path / "speed.png").is_file()
+
+
+def test_the_shares_of_an_evaluation_are_those_of_its_parts(tmp_path, capsys):
+    command = ["speed", "--shares", "--profile", "mini", "--batch", "2", "--evaluations", "2"]
+    main([*command, "--out", str(tmp_path / "shares")])
+    table = pd.read_csv(tmp_path / "shares.csv")
+    assert list(zip(table["encoder"], table["part"], strict=True)) == [
+        (encoder, part) for encoder in ("clip", "resnet") for part in ("unet", "vae", "encoder")
+    ]
+    assert table.groupby("encoder")["share"].sum().tolist() == pytest.approx([1, 1], abs=1e-4)
+    both = table["forward_ms"] + table["backward_ms"]
+    assert (both.iloc[:3] / both.iloc[:3].sum()).tolist() == pytest.approx(table["share"].iloc[:3].tolist(), rel=1e-3)
+    assert (table[["forward_ms", "backward_ms"]] > 0).all(axis=None) and set(table["batch"]) == {2}
+    assert capsys.readouterr().out.startswith("clip, unet: ")

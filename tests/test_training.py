@@ -16,9 +16,7 @@ from torch import nn
 
 from featspace.encoders import load_encoder
 from featspace.errors import FeatspaceError
-from featspace.images import read_image, to_tensor
-from featspace.targets import read_targets, slug
-from featspace.training import classifier, clip, data, held_out, photographs, prior, vae
+from featspace.training import classifier, clip, data, photographs, prior, vae
 from featspace.training.__main__ import MODELS, read_recipe, train
 from featspace.training.loop import Recipe, batch_indices, fit
 
@@ -152,19 +150,6 @@ def test_tokenizer_agrees_with_open_clips():
         assert (mine[length:] == 49407).all()
 
 
-def test_held_out_photographs_become_targets(toy_photographs, tmp_path):
-    images, labels = data.load_split(toy_photographs, "val")
-    held_out.run(toy_photographs, 2, tmp_path / "targets")
-    targets = read_targets(tmp_path / "targets")
-    names = data.class_names(toy_photographs)
-    assert [target.id for target in targets] == [slug(names[0]), slug(names[len(names) // 2])]
-    saved = to_tensor(read_image(tmp_path / "targets" / f"{targets[1].id}.png"))
-    assert torch.equal(saved, data.to_unit(images[labels == len(names) // 2][0]))
-    with pytest.raises(FeatspaceError, match="999 classes wanted"):
-        held_out.run(toy_photographs, 999, tmp_path / "more")
-    assert not (tmp_path / "more").exists()
-
-
 def test_classifier_folder_loads_and_classifies(toy_photographs, tmp_path):
     recipe = classifier.ClassifierRecipe(steps=2, architecture="test_resnet", **SPEED)
     classifier.run(recipe, toy_photographs, tmp_path / "c.pt", tmp_path / "c.csv", tmp_path / "out")
@@ -248,12 +233,12 @@ def test_photographs_come_from_the_public_archive(tmp_path):
 def test_a_new_model_removes_the_manifest_that_it_breaks(toy_photographs, tmp_path):
     """Else the references and the card, which verify what they load, would refuse it."""
     (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "SHA256SUMS").write_text(f"{'0' * 64}  judge/model.safetensors\n")
-    recipe = "judge: {steps: 2, batch: 4, lr: 1.0e-3, compile: false, architecture: test_resnet}"
+    (tmp_path / "models" / "SHA256SUMS").write_text(f"{'0' * 64}  vit/model.safetensors\n")
+    recipe = "vit: {steps: 2, batch: 4, lr: 1.0e-3, compile: false, architecture: test_resnet}"
     (tmp_path / "params.yaml").write_text(recipe)
     where = {"params": tmp_path / "params.yaml", "photographs": toy_photographs}
-    out = tmp_path / "models" / "judge"
-    train("judge", out, checkpoints=tmp_path / "checkpoints", curves=tmp_path / "curves", **where)
+    out = tmp_path / "models" / "vit"
+    train("vit", out, checkpoints=tmp_path / "checkpoints", curves=tmp_path / "curves", **where)
     assert load_encoder(str(out)).has_classifier
 
 

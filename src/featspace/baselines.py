@@ -1,43 +1,67 @@
 """Other training-free ways from a feature to an image, each in a few lines, to compare the presets with.
 
-Symbols are those of `fast`: g is a gradient of ℓ, ĝ = g/‖g‖, n the size of a latent, w the weight that each method is
-tuned over, s_t = √(1 − ᾱ_t). A method spends its evaluations on a `Problem`, which remembers the nearest image seen.
+Symbols are those of `guidance`: g is a gradient of ℓ, ĝ = g/‖g‖, n the size of what it is taken at, w the weight that
+each method is tuned over, s_t = √(1 − ᾱ_t). A method spends its evaluations on a `Problem`, which remembers the nearest
+image seen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 
-from featspace.guidance import Schedule, guided_decode
-
-PUBLISHED = 12_960
-"""Guided evaluations of an image in the paper's schedule."""
+from featspace.errors import FeatspaceError
+from featspace.guidance import NEVER_FINITE, Schedule, guided_decode
 
 
 @dataclass
 class Problem:
-    """Three networks, a source of noise and a training schedule, as `guidance.guided_decode` takes them."""
+    """Features to decode, a sample each: what every method is given, and the nearest images that it has seen.
+
+    `predict_noise` and `decode_latents` are those of `guidance.guided_decode`; `encode(x)` is f(x), (N, D),
+    differentiable, `targets` f*, (N, D); `is_map` says that features tell where things are. Each sample draws from its
+    own of the `generators`, so that it does not depend on the others.
+    """
 
     predict_noise: Callable[[torch.Tensor, int], torch.Tensor]
     decode_latents: Callable[[torch.Tensor], torch.Tensor]
-    distance: Callable[[torch.Tensor], torch.Tensor]
-    draw_noise: Callable[[], torch.Tensor]
+    encode: Callable[[torch.Tensor], torch.Tensor]
+    targets: torch.Tensor
     alpha_bars: torch.Tensor
+    generators: Sequence[torch.Generator]
+    latent_shape: tuple[int, ...]
+    image_shape: tuple[int, ...]
     clip_std: float | None = 3.0
-    images: torch.Tensor | None = None
-    distances: torch.Tensor | None = None
+    is_map: bool = False
+    device: torch.device | str = "cpu"
+    best: tuple[torch.Tensor, torch.Tensor] | None = field(default=None, init=False)
+    """The nearest image of each sample, (N, 3, H, W) in about [−1, 1], and its ℓ, (N,)."""
+
+    def draw_noise(self, shape: tuple[int, ...] | None = None) -> torch.Tensor:
+        """Standard normal noise (N, *shape), by default of a latent's shape."""
+        rows = [torch.randn(shape or self.latent_shape, generator=generator) for generator in self.generators]
+        return torch.stack(rows).to(self.device)
+
+    def distance(self, images: torch.Tensor) -> torch.Tensor:
+        """ℓ of images (N, 3, H, W), (N,)."""
+        return (self.encode(images) - self.targets).square().sum(1)
 
     def keep(self, images: torch.Tensor, distances: torch.Tensor) -> None:
-        """Remembers each sample's nearest image."""
-        images, distances = images.detach(), distances.detach()
-        if self.images is None:
-            self.images, self.distances = images, distances
-        nearer = distances < self.distances
-        self.images = torch.where(nearer[:, None, None, None], images, self.images)
-        self.distances = torch.where(nearer, distances, self.distances)
+        """Remembers each sample's nearest image; one of a distance that is not finite is never the nearest."""
+        images, distances = images.detach(), distances.detach().nan_to_num(torch.inf, torch.inf, torch.inf)
+        if self.best is None:
+            self.best = images, distances
+        nearer = distances < self.best[1]
+        images = torch.where(nearer[:, None, None, None], images, self.best[0])
+        self.best = images, torch.where(nearer, distances, self.best[1])
+
+    def nearest(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images and distances as `best`. Raises FeatspaceError if a sample never had a finite distance."""
+        if self.best is None or not self.best[1].isfinite().all():
+            raise FeatspaceError(NEVER_FINITE)
+        return self.best
 
     def at(self, z: torch.Tensor, t: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """ℓ of the estimate at z_t, its gradient there (through the UNet), ε, and ẑ₀."""
@@ -45,19 +69,23 @@ class Problem:
         z = z.detach().requires_grad_()
         eps = self.predict_noise(z, t)
         clean = (z - (1 - bar) ** 0.5 * eps) / bar**0.5
-        image = self.decode_latents(clean)
-        loss = self.distance(image)
-        (gradient,) = torch.autograd.grad(loss.sum(), z)
-        self.keep(image, loss)
-        return loss.detach(), gradient, eps.detach(), clean.detach()
+        loss, gradient = self._gradient(z, self.decode_latents(clean))
+        return loss, gradient, eps.detach(), clean.detach()
 
-    def at_clean(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """ℓ of a clean latent and its gradient there, without the UNet."""
+    def at_clean(self, z: torch.Tensor) -> torch.Tensor:
+        """The gradient of ℓ at a clean latent, without the UNet."""
         z = z.detach().requires_grad_()
-        image = self.decode_latents(z)
-        loss = self.distance(image)
-        (gradient,) = torch.autograd.grad(loss.sum(), z)
-        self.keep(image, loss)
+        return self._gradient(z, self.decode_latents(z))[1]
+
+    def at_pixels(self, images: torch.Tensor) -> torch.Tensor:
+        """The gradient of ℓ at images, without UNet and autoencoder."""
+        images = images.detach().requires_grad_()
+        return self._gradient(images, images)[1]
+
+    def _gradient(self, place: torch.Tensor, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        loss = self.distance(images)
+        (gradient,) = torch.autograd.grad(loss.sum(), place)
+        self.keep(images, loss)
         return loss.detach(), gradient
 
     def levels(self, steps: int) -> list[tuple[int, float, float]]:
@@ -68,12 +96,10 @@ class Problem:
 
 def paper(problem: Problem, evaluations: int, weight: float, emphasis: bool = True) -> None:
     """The paper's update; a third of the evaluations at the first tenth of the steps, or each step twice."""
-    if evaluations == PUBLISHED:
-        schedule = Schedule.spaced(problem.alpha_bars)
-    elif emphasis:
+    if emphasis:
         steps = max(2, round(evaluations / 2.6))
         first = max(1, steps // 10)
-        extra = round((evaluations - 2 * (steps - first)) / first)
+        extra = (evaluations - 2 * (steps - first)) // first
         schedule = Schedule.spaced(problem.alpha_bars, steps, 2, first, extra)
     else:
         schedule = Schedule.spaced(problem.alpha_bars, evaluations // 2, 2, 0, 1)
@@ -119,8 +145,7 @@ def mpgd(problem: Problem, evaluations: int, weight: float) -> None:
         with torch.no_grad():
             eps = problem.predict_noise(z, t)
         clean = (z - (1 - bar) ** 0.5 * eps) / bar**0.5
-        _, gradient = problem.at_clean(clean)
-        clean = clean - weight * (1 - bar) ** 0.5 * _unit(gradient)
+        clean = clean - weight * (1 - bar) ** 0.5 * _unit(problem.at_clean(clean))
         z = following**0.5 * clean + (1 - following) ** 0.5 * eps
 
 
@@ -143,20 +168,37 @@ def tfg(problem: Problem, evaluations: int, weight: float) -> None:
     for t, bar, following in problem.levels(max(2, evaluations // 4)):
         _, gradient, eps, clean = problem.at(z, t)
         for _ in range(3):
-            clean = clean - weight * (1 - bar) ** 0.5 / 3 * _unit(problem.at_clean(clean)[1])
+            clean = clean - weight * (1 - bar) ** 0.5 / 3 * _unit(problem.at_clean(clean))
         clean = clean - weight * (1 - bar) ** 0.5 * _unit(gradient)
         z = following**0.5 * clean + (1 - following) ** 0.5 * eps
 
 
 def latent_adam(problem: Problem, evaluations: int, weight: float) -> None:
-    """No prior at all: Adam on the clean latent from noise, its step falling from w to w/10."""
-    z = problem.draw_noise()
-    m, v = torch.zeros_like(z), torch.zeros_like(z)
+    """No prior: Adam on the clean latent from noise, its step falling from w to w/10."""
+    _adam(problem.draw_noise(), problem.at_clean, evaluations, weight)
+
+
+def pixel_adam(problem: Problem, evaluations: int, weight: float) -> None:
+    """Neither prior nor autoencoder, the adversarial extreme: Adam on the pixels, from faint noise around gray.
+
+    Pixels are in [−1, 1] and are kept there; the step falls from w to w/10.
+    """
+    _adam(0.1 * problem.draw_noise(problem.image_shape), problem.at_pixels, evaluations, weight, limit=1.0)
+
+
+def _adam(
+    x: torch.Tensor,
+    gradient: Callable[[torch.Tensor], torch.Tensor],
+    evaluations: int,
+    rate: float,
+    limit: float = torch.inf,
+) -> None:
+    optimizer = torch.optim.Adam([x], betas=(0.9, 0.99))  # works an element apart, hence a sample apart
     for i in range(evaluations):
-        gradient = _unit(problem.at_clean(z)[1])
-        m, v = 0.9 * m + 0.1 * gradient, 0.99 * v + 0.01 * gradient**2
-        rate = weight * 0.1 ** (i / max(1, evaluations - 1))
-        z = z - rate * (m / (1 - 0.9 ** (i + 1))) / ((v / (1 - 0.99 ** (i + 1))).sqrt() + 1e-8)
+        x.grad = _unit(gradient(x))
+        optimizer.param_groups[0]["lr"] = rate * 0.1 ** (i / max(1, evaluations - 1))
+        optimizer.step()
+        x.clamp_(-limit, limit)
 
 
 @torch.no_grad()
@@ -170,19 +212,6 @@ def best_of(problem: Problem, evaluations: int, weight: float) -> None:
             z = following**0.5 * clean + (1 - following) ** 0.5 * eps
         image = problem.decode_latents(z)
         problem.keep(image, problem.distance(image))
-
-
-METHODS: dict[str, tuple[Callable[[Problem, int, float], None], tuple[float, ...]]] = {
-    "paper": (paper, (0.25, 0.5, 1.0)),
-    "paper_even": (paper_even, (0.25, 0.5, 1.0)),
-    "universal": (universal, (16.0, 64.0, 256.0)),
-    "mpgd": (mpgd, (0.05, 0.2, 0.8)),
-    "dsg": (dsg, (0.1, 0.3, 1.0)),
-    "tfg": (tfg, (0.1, 0.4, 1.6)),
-    "latent_adam": (latent_adam, (0.03, 0.1, 0.3)),
-    "best_of": (best_of, (0.0,)),
-}
-"""Each method with the weights that it is tuned over."""
 
 
 def _unit(gradient: torch.Tensor) -> torch.Tensor:

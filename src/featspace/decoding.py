@@ -21,11 +21,10 @@ from featspace.guidance import Decoded
 from featspace.images import read_image, save_png
 from featspace.params import DecodeParams, EncoderParams, Params, Profile
 from featspace.pipeline import FeatureDecodingPipeline, as_saved, load_pipeline, load_tiny_vae
-from featspace.plan import evaluations_of, fitting_batch
+from featspace.plan import check_memory, evaluations_of, fitting_batch, takes_copies
 from featspace.similarity import cosine_similarity, look, squared_distance
 from featspace.tables import write_table
 from featspace.unfinished import Unfinished, resumable_dir
-from featspace.whitening import whitening_of
 
 
 def seed_of(seed: int, target: str, sample: int) -> int:
@@ -95,10 +94,11 @@ def run_decode(
         waiting = [job for job in jobs if not work.is_finished(_stem(job))]
         evaluations = evaluations_of(decode, pipeline.prior().alpha_bars)
         done = len(jobs) - len(waiting)
-        batch = fitting_batch(pipeline.prior(), network, free_memory(device), min(decode.batch, len(waiting)))
+        free, batch = free_memory(device), min(decode.batch, len(waiting))
+        batch = fitting_batch(pipeline.prior(), network, free, batch, decode.preset)
         if waiting and batch == 0:
             batch = _recompute(pipeline)
-        whitening = None
+            check_memory(pipeline.prior(), network, free, decode.preset)
         total, start = evaluations * len(jobs), evaluations * done
         with tqdm(total=total, initial=start, desc=f"decode {encoder}", unit="evaluation", smoothing=0) as progress:
             while waiting:
@@ -106,17 +106,13 @@ def run_decode(
                 progress.n = evaluations * done  # after a part that did not fit the memory, back to its start
                 seeds = [seed_of(params.seed, *job) for job in part]
                 try:
-                    if decode.preset == "fast" and whitening is None:
-                        progress.set_postfix_str("whitening")
-                        whitening = whitening_of(network, pipeline.prior().image_size, device=device)
-                        progress.unpause()  # leaves it out of the rate
                     decoded = pipeline(
                         torch.stack([features[name] for name, _ in part]),
                         network,
                         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
                         preset=decode.preset,
                         tiny_vae=tiny_vae,
-                        whitening=whitening,
+                        copies=takes_copies(network, decode.preset),
                         guidance_weight=weight,
                         clip_std=settings.clip_std,
                         callback_on_step_end=_Watch(progress, [_stem(job) for job in part]),

@@ -7,11 +7,14 @@ import re
 import warnings
 from pathlib import Path
 
+import psutil
 import torch
 
 from featspace.errors import FeatspaceError, one_line
 
 GIB = 2**30
+LIMITS = [Path("/sys/fs/cgroup", name) for name in ("memory.max", "memory/memory.limit_in_bytes")]
+"""Where Linux tells how much memory a container may take."""
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -39,6 +42,12 @@ def choose_device(name: str = "auto") -> torch.device:
     )
 
 
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies in bfloat16; a CPU that does not is many times as slow in it as in float32."""
+    able = torch.cpu.get_capabilities()
+    return device.type != "cpu" or bool(able.get("amx_bf16") or able.get("avx512_bf16"))
+
+
 def device_name(device: torch.device) -> str:
     """The GPU's model, or the processor's and the number of threads."""
     if device.type == "cuda":
@@ -49,6 +58,10 @@ def device_name(device: torch.device) -> str:
     return f"{cpu}, {threads} thread{'s' if threads > 1 else ''}"
 
 
-def free_memory(device: torch.device) -> int | None:
-    """Bytes that are free on a GPU; None for the CPU, whose memory others may take at any time."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on a GPU; for the CPU those that are available now, within the container's limit."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free, own = psutil.virtual_memory().available, psutil.Process().memory_info().rss
+    limits = [path.read_text().strip() for path in LIMITS if path.is_file()]
+    return max(0, min([free, *(int(limit) - own for limit in limits if limit.isdigit())]))

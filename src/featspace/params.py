@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from os.path import normpath
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -69,7 +70,7 @@ class DecodeParams(Section):
         try:
             return DecodeParams.model_validate({**self.model_dump(), **changes})
         except ValidationError as error:
-            raise UsageError(_describe(error.errors()[0]).removeprefix(".")) from error
+            raise UsageError(describe(error.errors()[0]).removeprefix(".")) from error
 
     @model_validator(mode="after")
     def _emphasis_within_steps(self) -> DecodeParams:
@@ -96,7 +97,7 @@ class Profile(Section):
     prior: Text  # a folder, or diffusers:<repo>
     resolution: int = Field(ge=16, le=2048, multiple_of=8)  # pixels a side
     encoders: dict[Name, EncoderParams] = Field(min_length=1)
-    judge: Text  # a network that takes no part in guidance
+    judge: Text  # a network that takes no part in guidance: none of the others
     decode: DecodeParams = DecodeParams()
     photos: dict[Name, PhotoParams] = {}
     captions: dict[Name, Text] = {}
@@ -114,6 +115,15 @@ class Profile(Section):
             raise ValueError("photos and captions are both empty: name at least one target")
         if unknown := sorted(self.layers.keys() - self.encoders.keys()):
             raise ValueError(f"layers.{unknown[0]} is not an encoder{_choices(unknown[0], self.encoders)}")
+        return self
+
+    @model_validator(mode="after")
+    def _judge_takes_no_part(self) -> Profile:
+        for section, networks in (("encoders", self.encoders), ("featinv.controlnets", self.featinv.controlnets)):
+            for name, own in networks.items():
+                if normpath(own.network) == normpath(self.judge):
+                    same = f"judge is {self.judge}, the network of {section}.{name} too"
+                    raise ValueError(f"{same}, which would judge itself: name another")
         return self
 
     @property
@@ -165,7 +175,7 @@ class Params:
         Raises UsageError: no file, not YAML (with the line), an unknown key, a value of wrong type or range.
         """
         path = _find() if path is None else Path(path)
-        values = _read(path)
+        values = read_yaml(path)
         seed = {"seed": values["seed"]} if "seed" in values else {}
         profiles = {key: value for key, value in values.items() if key != "seed"}
         try:
@@ -173,7 +183,7 @@ class Params:
         except ValidationError as error:
             # A mistyped key first: it is also why another one is missing.
             details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
-            lines = [_describe(detail) for detail in details]
+            lines = [describe(detail) for detail in details]
             more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
             raise UsageError(f"{path}: {lines[0]}{more}") from error
         if not file.profiles:
@@ -194,7 +204,8 @@ def _find() -> Path:
     return checkout
 
 
-def _read(path: Path) -> dict[Any, Any]:
+def read_yaml(path: Path) -> dict[Any, Any]:
+    """A YAML file's mapping. Raises UsageError: no file, not YAML (with the line), no mapping."""
     try:
         values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -209,7 +220,7 @@ def _read(path: Path) -> dict[Any, Any]:
     except YAMLError as error:
         raise UsageError(f"{path}: not YAML ({' '.join(str(error).split())}); mend it") from error
     if not isinstance(values, dict):
-        raise UsageError(f"{path}: it must be a mapping of `seed` and profiles")
+        raise UsageError(f"{path}: it must be a mapping")
     return values
 
 
@@ -242,15 +253,18 @@ _SECTIONS = {
 }
 
 
-def _describe(detail: Any) -> str:
-    """One of pydantic's errors as a line: where, what is there, what is allowed."""
+def describe(detail: Any, top: type[Section] = Profile, sections: Mapping[str, type[Section]] = _SECTIONS) -> str:
+    """One of pydantic's errors as a line: where, what is there, what is allowed.
+
+    `sections` says which section is under which key, `top` is the one around them.
+    """
     loc = [str(part) for part in detail["loc"]]
     loc = loc[loc[0] == "profiles" :]  # in the file they are not under a key of their own
     kind, context, value = detail["type"], detail.get("ctx", {}), reprlib.repr(detail["input"])
     if kind == "missing":
         return f"{'.'.join(loc)} is missing"
     if kind == "extra_forbidden":
-        section = next((_SECTIONS[part] for part in reversed(loc[:-1]) if part in _SECTIONS), Profile)
+        section = next((sections[part] for part in reversed(loc[:-1]) if part in sections), top)
         return f"{'.'.join(loc)}: {value} is not a parameter{_choices(loc[-1], section.model_fields)}"
     if kind == "value_error":
         return f"{'.'.join(loc)}.{context['error']}"

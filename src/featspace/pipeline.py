@@ -22,8 +22,8 @@ from featspace.guidance import Decoded, Evaluation, Schedule, guided_decode
 from featspace.hub import obtain
 from featspace.networks import explained
 from featspace.prior import Prior
+from featspace.views import RandomCopies
 from featspace.weights import check_folder
-from featspace.whitening import Whitening, whitening_of
 
 SAFELY = {"use_safetensors": True, "local_files_only": True}
 
@@ -43,20 +43,18 @@ class FeatureDecodingOutput(BaseOutput):
 class FeatureDistance:
     """ℓ(x) = ‖f(x) − f*‖² of images in [−1, 1] that are clamped and rounded to 8 bits first, as a saved file is.
 
-    The rounding passes gradients straight through. `features` is (N, D), one target a sample; `rows` says of which
-    samples the images are, by default of all.
+    The rounding passes gradients straight through. `targets` is f*, (N, D), of each image.
     """
 
-    def __init__(self, encoder: Callable[[torch.Tensor], torch.Tensor], features: torch.Tensor):
-        self.encoder, self.features = encoder, features
+    def __init__(self, encoder: Callable[[torch.Tensor], torch.Tensor], targets: torch.Tensor):
+        self.encoder, self.targets = encoder, targets
 
-    def __call__(self, images: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
-        return self.residual(images, rows).square().sum(1)
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        return (self.encode(images) - self.targets).square().sum(1)
 
-    def residual(self, images: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
-        """f(x) − f*, (n, D)."""
-        features = self.features if rows is None else self.features[rows]
-        return (self.encoder(as_saved(images)) - features).float()
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """f(x), (N, D) float32."""
+        return self.encoder(as_saved(images)).float()
 
 
 def as_saved(images: torch.Tensor) -> torch.Tensor:
@@ -104,7 +102,7 @@ class FeatureDecodingPipeline(DiffusionPipeline):
         evaluations: int = 128,
         stop_at: float | None = None,
         tiny_vae: AutoencoderTiny | None = None,
-        whitening: Whitening | None = None,
+        copies: bool = True,
         steps: int = 1000,
         recurrences: int = 8,
         emphasis_steps: int = 5,
@@ -120,8 +118,8 @@ class FeatureDecodingPipeline(DiffusionPipeline):
 
         `encoder` maps images (N, 3, H, W) in [0, 1] to (N, D), differentiably. `preset` is "fast" (`fast.fast_decode`:
         `evaluations`, `stop_at`; `tiny_vae`, a small autoencoder of the same latents to guide through while noise is
-        high; `whitening`, the encoder's, found anew in each call that is not given it) or "paper"
-        (`guidance.guided_decode`: `steps` to `clip_std`, by default the published 12,960 evaluations).
+        high; `copies`, whether a random copy of each image has to match, too, unlike for a map, which says where things
+        are) or "paper" (`guidance.guided_decode`: `steps` to `clip_std`, by default the published 12,960 evaluations).
 
         `generator`: one a sample makes an image independent of its batch. After each guided evaluation
         `callback_on_step_end(pipeline, index, timestep, {"latents", "distance_before", "distance_after", "guided"})` is
@@ -160,14 +158,15 @@ class FeatureDecodingPipeline(DiffusionPipeline):
             decoded = fast_decode(
                 prior.predict_noise,
                 prior.decode,
-                distance.residual,
+                distance.encode,
+                distance.targets,
                 draw_noise,
                 prior.alpha_bars,
                 evaluations,
+                RandomCopies(generators) if copies else None,
                 stop_at,
                 callback,
                 preview,
-                whitening=whitening or whitening_of(encoder, prior.image_size, device=self.device),
             )
         else:
             networks = prior.predict_noise, prior.decode, distance, draw_noise

@@ -45,10 +45,13 @@ class Cost:
     """Bytes of the activations that the backward pass needs."""
 
 
-def evaluation_cost(prior: Prior, encoder: Callable[[torch.Tensor], torch.Tensor], preset: str = "paper") -> Cost:
+def evaluation_cost(
+    prior: Prior, encoder: Callable[[torch.Tensor], torch.Tensor], preset: str = "paper", copies: bool = False
+) -> Cost:
     """Runs one guided evaluation of `prior` and `encoder` (a module: images in [0, 1] → features, (N, D)).
 
-    In the preset paper the corrected estimate is decoded and scored once more.
+    In the preset paper the corrected estimate is decoded and scored once more. With `copies` a random copy of the image
+    passes the encoder, too, as in all but the last evaluations of the preset fast.
     Meant for networks on the meta device, where tensors have shapes but no values: that takes seconds and no memory.
     """
     tensors = [p for network in (prior.unet, prior.vae, encoder) for p in (*network.parameters(), *network.buffers())]
@@ -65,7 +68,8 @@ def evaluation_cost(prior: Prior, encoder: Callable[[torch.Tensor], torch.Tensor
         with saved_tensors_hooks(keep, lambda tensor: tensor):
             # A copy, as the counter cannot follow the gradient of a leaf that a module is given.
             clean = z - prior.predict_noise(z.clone(), torch.tensor(T, device=device))
-            loss = encoder(prior.decode(clean).clamp(0, 1)).sum()
+            image = prior.decode(clean).clamp(0, 1)
+            loss = encoder(image).sum() + (encoder(image.flip(-1)).sum() if copies else 0)
         torch.autograd.grad(loss, z)
         if preset == "paper":
             with torch.no_grad():
@@ -98,17 +102,37 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.3) 
     return 2 * size**3 / best
 
 
-def fitting_batch(prior: Prior, encoder: Encoder, free: int | None, batch: int) -> int:
+def takes_copies(encoder: Encoder, preset: str) -> bool:
+    """Whether a random copy of the image is to match as well: not where the feature says where things are."""
+    return preset == "fast" and len(encoder.shape) == 1
+
+
+def fitting_batch(prior: Prior, encoder: Encoder, free: int, batch: int, preset: str = "paper") -> int:
     """How many images to decode at once, at most `batch`, so that a guided evaluation fits `free` bytes.
 
     0 means that not even one does with all activations kept. The networks are on the CPU or a GPU; their own weights
-    are not counted, as they are there already. Nothing is known of a CPU's memory (`free` is None): `batch` then.
+    are not counted, as they are there already.
     """
-    if free is None:
-        return batch
+    return min(batch, int(USABLE * free // _kept(prior, encoder, preset)))
+
+
+def check_memory(prior: Prior, encoder: Encoder, free: int, preset: str = "paper") -> None:
+    """Raises FeatspaceError if not even one image's guided evaluation fits `free` bytes: a CPU would just kill it."""
+    kept = _kept(prior, encoder, preset)
+    if kept > free:
+        height, width = encoder.input_size
+        raise FeatspaceError(
+            f"{encoder.network}: to guide one image through it, at its {width}x{height} pixels, takes "
+            f"{kept / GIB:.2g} GiB with activations recomputed, but {free / GIB:.2g} GiB are free; take a network or a "
+            "prior of smaller images, or a device with more memory"
+        )
+
+
+def _kept(prior: Prior, encoder: Encoder, preset: str) -> int:
+    """Bytes of activations that one image's guided evaluation keeps, of networks on any device."""
     blank = copy.copy(prior)
     blank.unet, blank.vae, blank.prompt = _shapes_of(prior.unet), _shapes_of(prior.vae), prior.prompt.to("meta")
-    return min(batch, int(USABLE * free // evaluation_cost(blank, _shapes_of(encoder)).kept))
+    return evaluation_cost(blank, _shapes_of(encoder), preset, takes_copies(encoder, preset)).kept
 
 
 def _shapes_of(network: nn.Module) -> nn.Module:
@@ -135,14 +159,15 @@ def describe(
     with torch.device("meta"):
         prior = blank_prior(profile.prior, params.root, dtype)
         network = load_encoder(encoder.network, params.root, weights=False, layer=encoder.layer).to("meta")
-        cost = evaluation_cost(prior, network, decode.preset)
+        copies = takes_copies(network, decode.preset)
+        cost = evaluation_cost(prior, network, decode.preset, copies)
     prior.check_resolution(profile.resolution)
     images = decode.samples * count_features(sources, texts, network)
     flops, evaluations = cost.flops, evaluations_of(decode, prior.alpha_bars)
     if decode.preset == "fast" and decode.tiny_vae:
         with torch.device("meta"):
             tiny = prior.through(blank_tiny_vae(decode.tiny_vae, params.root, dtype))
-            small = evaluation_cost(tiny, network, decode.preset).flops
+            small = evaluation_cost(tiny, network, decode.preset, copies).flops
         planned = visits(prior.alpha_bars, evaluations)
         share = sum(t != planned[-1] for t in planned) / len(planned)
         flops = share * small + (1 - share) * flops
@@ -159,8 +184,8 @@ def describe(
         yield f"device       none: {error}"
         return
     rate, free = matrix_rate(device, dtype), free_memory(device)
-    memory = f", {free / GIB:.1f} GiB free" if free is not None else ""
-    yield f"device       {device_name(device)}{memory}; measured {_flop(rate)} a second of matrix products"
+    name = f"{device_name(device)}, {free / GIB:.1f} GiB free"
+    yield f"device       {name}; measured {_flop(rate)} a second of matrix products"
     yield f"time         about {_duration(total / (UTILIZATION * rate))}, if {UTILIZATION:.0%} of that is reached"
 
 

@@ -49,10 +49,11 @@ def at_layer(trunk: nn.Module, inputs: Tensor, layer: str) -> Tensor:
         top = ", ".join(name for name, _ in trunk.named_children())
         hint = suggest(layer, known) or f"; among its layers are {top}"
         raise UsageError(f"layer {layer!r}: {type(trunk).__name__} has none of that name{hint}")
+    output = _seen(trunk, inputs, layer)
     try:
-        return as_map(_seen(trunk, inputs, layer), trunk, inputs)
+        return as_map(output, trunk, inputs)
     except FeatspaceError as error:
-        raise FeatspaceError(f"layer {layer!r}: {error}") from None
+        raise FeatspaceError(f"layer {layer!r}: {error}; name a layer before it, or {UNPOOLED}") from None
 
 
 def as_map(output: Any, trunk: nn.Module | None, inputs: Tensor) -> Tensor:
@@ -62,6 +63,8 @@ def as_map(output: Any, trunk: nn.Module | None, inputs: Tensor) -> Tensor:
     """
     if not isinstance(output, Tensor):  # tuples, and the outputs of transformers
         output = output[0]
+    if not isinstance(output, Tensor):
+        raise FeatspaceError(f"its output holds a {type(output).__name__}, neither a map nor tokens")
     if output.ndim == 4:
         return output.permute(0, 3, 1, 2) if _channels_last(trunk) else output
     if output.ndim != 3:

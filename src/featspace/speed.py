@@ -1,11 +1,11 @@
-"""How fast guided decoding is at a profile's shape, on whatever device there is; weights are random."""
+"""How fast guided decoding is at a profile's shape, on whatever device there is, and what takes the time."""
 
 from __future__ import annotations
 
 import statistics
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from featspace.devices import GIB, choose_device, device_name
 from featspace.encoders import Encoder, load_encoder
 from featspace.guidance import Schedule, guided_decode
 from featspace.params import EncoderParams, Profile
-from featspace.pipeline import FeatureDistance
+from featspace.pipeline import FeatureDistance, load_pipeline
 from featspace.plan import T, evaluation_cost, matrix_rate
 from featspace.prior import Prior
 from featspace.tables import write_table
@@ -131,9 +131,7 @@ def _times(prior: Prior, encoder: Encoder, batch: int, device: torch.device, cou
     stamps = [time.perf_counter()]
 
     def stamp(_) -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        stamps.append(time.perf_counter())
+        stamps.append(_now(device))
 
     guided_decode(
         prior.predict_noise,
@@ -144,6 +142,59 @@ def _times(prior: Prior, encoder: Encoder, batch: int, device: torch.device, cou
         callback=stamp,
     )
     yield from (after - before for before, after in zip(stamps, stamps[1:], strict=False))
+
+
+def run_shares(
+    profile: Profile, out: Path, root: Path = Path(), *, batch: int = 1, evaluations: int = 5
+) -> pd.DataFrame:
+    """Times the parts of a guided evaluation with the profile's own networks; writes a CSV table.
+
+    One row an encoder and part (unet, vae, encoder), milliseconds an image forward and backward, each the median of
+    `evaluations`, and the part's share of their sum. Raises UsageError and FeatspaceError as loading a network does.
+    """
+    device, rows = choose_device(profile.decode.device), []
+    pipeline = load_pipeline(profile.prior, root, profile.decode.precision, device)
+    for network in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+        network.requires_grad_(False).eval()
+    prior = pipeline.prior()
+    for name, settings in profile.encoders.items():
+        encoder = load_encoder(settings.network, root, layer=settings.layer).to(device)
+        parts = {"unet": lambda z: prior.predict_noise(z, T), "vae": prior.decode, "encoder": encoder}
+        times = [_parts(parts, prior, batch, device) for _ in range(WARM_UP + evaluations)][WARM_UP:]
+        for part in parts:
+            ms = [1000 * statistics.median(each) / batch for each in zip(*(seen[part] for seen in times), strict=True)]
+            rows.append({"encoder": name, "part": part, "batch": batch, "forward_ms": ms[0], "backward_ms": ms[1]})
+    table = pd.DataFrame(rows)
+    both = table["forward_ms"] + table["backward_ms"]
+    table["share"] = both / both.groupby(table["encoder"]).transform("sum")
+    table = table.assign(prior=profile.prior, device=device_name(device), torch=torch.__version__)
+    write_table(table, out)
+    return table
+
+
+def _parts(
+    parts: dict[str, Callable[[torch.Tensor], torch.Tensor]], prior: Prior, batch: int, device: torch.device
+) -> dict[str, tuple[float, float]]:
+    """Seconds of each part, forward and backward, of one evaluation; each part's output is the next one's input."""
+    x, graph = torch.randn(batch, *prior.latent_shape, device=device), {}
+    forward, backward = {}, {}
+    for part, function in parts.items():
+        x = x.detach().requires_grad_()
+        start = _now(device)
+        out = function(x)
+        forward[part], graph[part], x = _now(device) - start, (x, out), out
+    gradient = torch.ones_like(x)
+    for part, (inputs, out) in reversed(graph.items()):
+        start = _now(device)
+        (gradient,) = torch.autograd.grad(out, inputs, gradient)
+        backward[part] = _now(device) - start
+    return {part: (forward[part], backward[part]) for part in parts}
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 @contextmanager

@@ -26,28 +26,23 @@ SIMILARITY = {
 }
 SPEED = {"encoder": str, "way": str, "batch": int, "ms": float, "faster": float, "prior": str, "device": str}
 BENCH = {
+    "encoder": str,
     "method": str,
     "evaluations": int,
-    "weight": float,
-    "encoder": str,
+    "weight": float,  # 0 of a method without
+    "tuned_on": str,  # the encoder that weights were chosen on
     "id": str,
     "sample": int,
-    "distance": float,
-    "distance_jpeg": float,  # of the target's own JPEG copy, quality 75
     "cosine": float,
+    "distance": float,
+    "ratio": float,  # the distance over that of the target's own JPEG copy
     "judge_cosine": float,
-    "top1_agrees": float,
-    "judge_top1_agrees": float,
-    "error": float,  # of the prior in denoising the image, over that of real photographs
-    "diversity": float,  # from the other samples of its target: root mean square of pixels in [0, 1]
-    "unet_forward": float,  # passes of an image
-    "unet_backward": float,
-    "vae_forward": float,
-    "vae_backward": float,
-    "encoder_forward": float,
-    "encoder_backward": float,
-    "seconds": float,
+    "judge_top1": float,
+    "judge_top5": float,
+    "error": float,  # of the prior in denoising the image, over that of photographs
+    "seconds": float,  # an image
     "device": str,
+    "identity": str,  # of parameters, weights, photograph and code
 }
 LAYERS = {
     "encoder": str,

@@ -89,12 +89,31 @@ def test_what_is_no_map_is_named():
     model = encoder("test_resnet").model
     with pytest.raises(UsageError, match="layer9.*did you mean layer"):
         at_layer(model, IMAGES, "layer9")
-    with pytest.raises(FeatspaceError, match="layer 'fc'.*neither a map nor tokens"):
-        at_layer(model, IMAGES, "fc")
+    for layer, reason in (("fc", r"shape \(2, 3\)"), ("drop", "is not used when")):
+        model.drop = torch.nn.Identity()
+        with pytest.raises(FeatspaceError, match=rf"^layer '{layer}': (?!layer).*{reason}.*name a") as caught:
+            at_layer(model, IMAGES, layer)
+        assert "\n" not in str(caught.value)
     with pytest.raises(FeatspaceError, match="60 tokens are no grid"):
         as_map(torch.zeros(2, 60, 4), None, torch.zeros(2, 3, 64, 128))
     with pytest.raises(FeatspaceError, match="what it pools is not known"):
         unpooled(torch.nn.Linear(2, 2), IMAGES)
+
+
+def test_a_wrong_layer_of_a_real_network_is_one_line(project, tmp_path, offline, capsys):
+    text = (project / "params.yaml").read_text().replace("data/models", f"{project}/data/models")
+    for layer, status, reason in (
+        ("block.4", 2, "EfficientNet has none of that name; did you mean blocks.4"),
+        ("classifier", 1, "its output is of shape (1, 1000), neither a map nor tokens; name a layer before it, or unp"),
+    ):
+        network = f"network: 'package:efficientnet_lite0', layer: {layer}"
+        (tmp_path / "params.yaml").write_text(text.replace(f"network: {project}/data/models/resnet", network))
+        options = ["--encoder", "resnet", "--params", str(tmp_path / "params.yaml"), "--out", str(tmp_path / "out")]
+        with pytest.raises(SystemExit) as stop:
+            main(["decode", "photo.jpg", *options])
+        error = capsys.readouterr().err
+        assert (stop.value.code, error.count("\n")) == (status, 1) and not (tmp_path / "out").exists()
+        assert f"package:efficientnet_lite0: layer '{layer}': " in error and reason in error
 
 
 def test_a_layer_is_one_more_field_of_a_profile(project, tmp_path, offline, capsys):

@@ -110,7 +110,7 @@ def test_a_controlnet_for_something_else_is_refused(params, project, tmp_path, o
         return line
 
     assert "trained for the layer unpooled, not the pooled feature; set `layer`" in refused(layer=None)
-    assert "trained for features of data/models/resnet, not data/models/judge" in refused(network="data/models/judge")
+    assert "trained for features of data/models/resnet, not data/models/clip" in refused(network="data/models/clip")
     assert "images of [32, 32] pixels" in refused(input_size=32)
     assert "no pairing.json" in refused(folder="data/models/resnet")
     assert "no such folder" in refused(folder="data/models/featinv/none")

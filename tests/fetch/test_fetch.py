@@ -115,7 +115,7 @@ def test_pinned_revision_is_loaded_after_a_newer_one_came(hub: LocalHub, publish
 
 @pytest.mark.parametrize("network", [RESNET, VISION])
 def test_a_broken_connection_is_resumed(hub: LocalHub, tmp_path: Path, capsys, network: str) -> None:
-    write_params(net=network, judge=network)
+    write_params(net=network)
     hub.cuts = [10_000, 20_000]
     fetch()
     ranges = [request.range for request in hub.bodies() if "/cdn/" in request.path or network == VISION]
@@ -182,7 +182,7 @@ def test_a_network_used_once_without_a_lock_stays_the_same(hub: LocalHub) -> Non
 
 def test_environment_of_the_hub(hub: LocalHub, tmp_path: Path) -> None:
     """HF_ENDPOINT and HF_HOME, as another process reads them."""
-    write_params(prior=PRIOR, judge="models", net="models")
+    write_params(prior=PRIOR, net="models")
     Path("models").mkdir()
     source = str(Path(__file__).parents[2] / "src")
     environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": source}

@@ -40,7 +40,7 @@ def test_other_bytes_than_pinned_are_not_kept(hub: LocalHub, tmp_path: Path, cap
 
 
 def test_published_digest_of_a_web_file_is_enforced(hub: LocalHub, tmp_path: Path, capsys) -> None:
-    write_params(prior=VISION, judge=VISION, net=VISION)
+    write_params(prior=VISION, net=VISION)
     name = next(iter(hub.files))
     hub.files[name] = hub.files[name][:-1] + b"\xff"
     fails(capsys, VISION, "is not what is pinned", name)
@@ -78,7 +78,7 @@ def test_unusable_repositories(hub: LocalHub, capsys) -> None:
     write_params(prior=RESNET)
     hub.add("timm/test_resnet.r160_in1k", {"pytorch_model.bin": b"a pickle"})
     fails(capsys, RESNET, "has no model.safetensors", "a pickle")
-    write_params(prior="diffusers:org/nothing", judge="models", net="models")
+    write_params(prior="diffusers:org/nothing", net="models")
     Path("models").mkdir()
     fails(capsys, "diffusers:org/nothing", "org/nothing does not exist or is not public")
     write_params(prior="difusers:org/tiny-sd")
@@ -96,7 +96,7 @@ def test_no_connection_and_offline(hub: LocalHub, capsys, monkeypatch: pytest.Mo
     point(monkeypatch, hub.url)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     fails(capsys, RESNET, "not in the local cache, and HF_HUB_OFFLINE is set")
-    write_params(prior=VISION, judge=VISION, net=VISION)
+    write_params(prior=VISION, net=VISION)
     fails(capsys, VISION, "not in the local cache, and HF_HUB_OFFLINE is set")
     assert not hub.requests
 

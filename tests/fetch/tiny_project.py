@@ -33,9 +33,17 @@ def point(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     )
 
 
-def write_params(prior: str = PRIOR, judge: str = RESNET, **encoders: str) -> None:
+def write_params(prior: str = PRIOR, **encoders: str) -> None:
+    """The judge is an empty folder, so that nothing of it is fetched."""
+    Path("judge").mkdir(exist_ok=True)
     networks = {name: {"network": network} for name, network in (encoders or {"resnet": RESNET}).items()}
-    profile = {"prior": prior, "resolution": 64, "encoders": networks, "judge": judge, "captions": {"pizza": "a pizza"}}
+    profile = {
+        "prior": prior,
+        "resolution": 64,
+        "encoders": networks,
+        "judge": "judge",
+        "captions": {"pizza": "a pizza"},
+    }
     YAML(typ="safe").dump({"seed": 0, "tiny": profile}, Path("params.yaml"))
 
 

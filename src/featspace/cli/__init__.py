@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from featspace.cli import featinv, stages, tools  # noqa: F401  (they register their commands)
+from featspace.cli import bench, featinv, stages, tools  # noqa: F401  (they register their commands)
 from featspace.cli.options import app
 from featspace.errors import FeatspaceError, one_line
 

@@ -53,7 +53,7 @@ def decode(
 ) -> None:
     """Decode the feature maps of photographs, or from a file, into images.
 
-    Example: featspace featinv decode photo.jpg --controlnet resnet --out decoded
+    Example: featspace featinv decode photo.jpg --controlnet efficientnet --out decoded
     """
     from featspace.featinv.decode import run_decode
 
@@ -151,7 +151,7 @@ def steer(
 ) -> None:
     """Move a feature map along a direction, by several strengths, and decode the series.
 
-    Example: featspace steer cat.jpg --controlnet resnet --direction data/models/featinv/means.safetensors
+    Example: featspace steer cat.jpg --controlnet vit --direction data/models/featinv/means.safetensors
     --away tabby --toward lion --out steered
     """
     from featspace.featinv.steer import run_steer

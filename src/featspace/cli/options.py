@@ -25,7 +25,7 @@ ParamsFile = Annotated[
     typer.Option("--params", help="The parameter file; by default params.yaml here, else the checkout's."),
 ]
 ProfileName = Annotated[str, typer.Option("--profile", help="The profile of the parameter file.")]
-EncoderName = Annotated[str, typer.Option("--encoder", help="An encoder of the profile, such as clip, resnet or vit.")]
+EncoderName = Annotated[str, typer.Option("--encoder", help="An encoder of the profile, such as clip or vit.")]
 Layer = Annotated[
     str | None,
     typer.Option("--layer", help="In place of the encoder's own: a module's name, unpooled, or pooled (its feature)."),

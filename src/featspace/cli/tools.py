@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from featspace.cli.options import Layer, ParamsFile, ProfileName, Targets, app, open_profile
+from featspace.cli.options import Layer, ParamsFile, ProfileName, app, open_profile
 
 
 @app.command()
@@ -99,48 +99,31 @@ def speed(
     evaluations: Annotated[int, typer.Option(help="Timed guided evaluations of each way.", min=1)] = 5,
     compiled: Annotated[bool, typer.Option("--compile", help="Compile the prior, with torch.compile.")] = False,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    shares: Annotated[
+        bool,
+        typer.Option("--shares", help="Instead: the shares of UNet, VAE decoder and encoder; writes a .csv alone."),
+    ] = False,
 ) -> None:
     """Time guided decoding at a profile's shapes, beside the official implementation's way; weights are random.
 
-    Nothing is downloaded. The .csv names the device; the figure shows milliseconds an image.
+    Nothing is downloaded. The .csv names the device; the figure shows milliseconds an image. With --shares the
+    profile's own networks are loaded, and the parts of an evaluation are timed, at the first --batch (by default 1).
     """
     from featspace.figures.speed import run_speed_figure
-    from featspace.speed import run_speed
+    from featspace.speed import run_shares, run_speed
 
     loaded, chosen = open_profile(params, profile)
     if device is not None:
         chosen = chosen.model_copy(update={"decode": chosen.decode.revised(device=device)})
     table = out.with_name(f"{out.name}.csv")
+    if shares:
+        parts = run_shares(chosen, table, loaded.root, batch=(batch or [1])[0], evaluations=evaluations)
+        for row in parts.itertuples():
+            both = f"{row.forward_ms:.1f} ms forward, {row.backward_ms:.1f} ms backward"
+            typer.echo(f"{row.encoder}, {row.part}: {row.share:.0%} ({both})")
+        return
     run_speed(chosen, batch or [1, 4, 16], table, loaded.root, compiled=compiled, evaluations=evaluations)
     run_speed_figure(table, out)
-
-
-@app.command()
-def bench(
-    targets: Targets,
-    out: Annotated[Path, typer.Option(help="Folder for the images, the tables and the plot; what is there is kept.")],
-    budget: Annotated[int, typer.Option(help="Guided evaluations of every method but fast.", min=4)] = 64,
-    curve: Annotated[list[int] | None, typer.Option(help="Budgets of fast; by default 16, 32, …, 256.", min=2)] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Methods, instead of all.")] = None,
-    photos: Annotated[int, typer.Option(help="How many of the target photographs.", min=1)] = 2,
-    samples: Annotated[int, typer.Option(help="Images a photograph.", min=1)] = 1,
-    profile: ProfileName = "mini",
-    params: ParamsFile = None,
-) -> None:
-    """Compare fast with other training-free methods, each tuned, from the same seeds, by what they save.
-
-    Taken up again where it was cut off. `--budget 12960 --only paper` is the published schedule.
-    """
-    from featspace.bench import TUNING_PHOTOS, jobs_of, run_bench
-    from featspace.bench_summary import run_bench_summary, tuned, untuned
-    from featspace.figures.bench import run_bench_figure
-
-    loaded, chosen = open_profile(params, profile)
-    jobs = jobs_of(budget, curve or [16, 32, 64, 128, 256], only)
-    images = run_bench(loaded, chosen, targets, out, untuned(jobs), min(photos, TUNING_PHOTOS), 1)
-    run_bench(loaded, chosen, targets, out, tuned(jobs, images), photos, samples)
-    run_bench_summary(out)
-    run_bench_figure(out / "bench.csv", out / "bench")
 
 
 @app.command()

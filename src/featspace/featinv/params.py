@@ -18,6 +18,7 @@ class ControlNetParams(Section):
     network: Text  # what encoders.load_encoder takes
     layer: Text | None = "unpooled"  # or a module's name; null: the pooled feature, the same at every position
     input_size: int | None = Field(None, ge=16, le=2048)  # pixels a side, in place of the network's own
+    epochs: float | None = Field(None, gt=0)  # in place of training.epochs
 
 
 class TrainingParams(Section):
@@ -35,7 +36,7 @@ class TrainingParams(Section):
     min_snr: float | None = Field(None, gt=0)  # errors count by min(SNR, min_snr)/SNR (Hang et al. 2023); null: alike
     drop: float = Field(0.15, ge=0, lt=1)  # how often hint and prompt are emptied
     hint_width: int = Field(512, ge=8)  # channels inside of the hint's embedding
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    precision: Literal["float32", "bfloat16"] = "bfloat16"  # the latter where the device multiplies in it
     workers: int = Field(8, ge=0)  # processes a GPU that read photographs
     validations: int = Field(10, ge=1)
     checkpoint_seconds: float = 600

@@ -26,7 +26,6 @@ from featspace.pipeline import FeatureDistance, as_saved
 from featspace.plan import evaluation_cost
 from featspace.similarity import squared_distance
 from featspace.tables import write_table
-from featspace.whitening import Whitening, whitening_of
 
 
 def run_together(
@@ -53,11 +52,10 @@ def run_together(
         budget = f"{settings.evaluations}, of which FeatInv costs {cost:.1f}"
         raise UsageError(f"featinv.together.evaluations is {budget}: it leaves too few to guide with; raise it")
     start = decoder.decode(hints, seeds)
-    whitening = whitening_of(encoder, decoder.resolution, decoder.settings.batch, decoder.device)
     images = {
-        "guided": _guided(decoder, hints, seeds, settings.evaluations, settings, whitening),
+        "guided": _guided(decoder, hints, seeds, settings.evaluations, settings),
         "featinv": start,
-        "both": _guided(decoder, hints, seeds, left, settings, whitening, start),
+        "both": _guided(decoder, hints, seeds, left, settings, start),
     }
     spent = {"guided": settings.evaluations, "featinv": cost, "both": cost + left}
     tables = []
@@ -95,7 +93,6 @@ def _guided(
     seeds: list[int],
     evaluations: int,
     settings: TogetherParams,
-    whitening: Whitening,
     start: Tensor | None = None,
 ) -> Tensor:
     """Images (N, 3, H, W) in [0, 1] on the CPU, guided to the maps `hints` by `fast`; from images `start`, if given."""
@@ -113,17 +110,18 @@ def _guided(
             if start is not None:
                 with torch.no_grad():
                     latents = prior.encode(start[part].to(decoder.device) * 2 - 1)
+            distance = FeatureDistance(decoder.encoder, hints[part].flatten(1))
             decoded = fast_decode(
                 prior.predict_noise,
                 prior.decode,
-                FeatureDistance(decoder.encoder, hints[part].flatten(1)).residual,
+                distance.encode,
+                distance.targets,
                 draw_noise,
                 prior.alpha_bars,
                 evaluations,
                 callback=lambda step: progress.update(len(step.latents)),
                 start=latents,
                 level=settings.level,
-                whitening=whitening,
             )
             parts.append(as_saved(decoded.images).cpu())
     return torch.cat(parts)

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from featspace.devices import choose_device
+from featspace.devices import choose_device, multiplies_bfloat16
 from featspace.errors import FeatspaceError, UsageError
 from featspace.featinv.controlnet import FeatureControlNet, Pairing, hint_shape, save_controlnet
 from featspace.featinv.params import TrainingParams
@@ -88,14 +88,16 @@ def run_train(params: Params, profile: Profile, name: str, out: Path, work: Path
     photographs and their reconstructions for each row of it. Under `accelerate launch` each process takes its part of
     every batch. Raises UsageError for a recipe that does not fit, FeatspaceError for whatever cannot be read.
     """
-    recipe, own = profile.featinv.training, controlnet_params(profile, name)
+    own = controlnet_params(profile, name)
+    recipe = profile.featinv.training.model_copy(update={} if own.epochs is None else {"epochs": own.epochs})
     if out.is_dir() and any(out.iterdir()):  # before days are spent
         raise UsageError(f"{out}: the folder is not empty; remove it or name another")
     folder = None if recipe.photographs is None else params.root / recipe.photographs
     photographs, held_out = open_photographs(folder, "train"), open_photographs(folder, "val")
     where = choose_device(profile.decode.device)
+    half = recipe.precision == "bfloat16" and multiplies_bfloat16(where)
     accelerator = Accelerator(
-        mixed_precision="bf16" if recipe.precision == "bfloat16" else "no",
+        mixed_precision="bf16" if half else "no",
         gradient_accumulation_steps=recipe.accumulate,
         cpu=where.type == "cpu",
     )
@@ -108,7 +110,7 @@ def run_train(params: Params, profile: Profile, name: str, out: Path, work: Path
     accelerator.wait_for_everyone()
     prior_name, resolution = prior_of(profile)
     base = load_pipeline(prior_name, params.root, "float32", accelerator.device)
-    encoder = open_encoder(params, own).to(accelerator.device)
+    encoder = open_encoder(params, own).to(accelerator.device, memory_format=torch.channels_last)
     for part in (base.unet, base.vae, base.text_encoder):
         part.requires_grad_(False).eval()
     torch.manual_seed(params.seed)
@@ -116,7 +118,7 @@ def run_train(params: Params, profile: Profile, name: str, out: Path, work: Path
     controlnet.to(accelerator.device, memory_format=torch.channels_last).train()
     pairing = Pairing.of(prior_name, base.unet, own.network, encoder)
     kernels = contextlib.nullcontext
-    if where.type == "cpu" and recipe.precision == "bfloat16":
+    if where.type == "cpu" and half:
         kernels = cpu_kernels(nn.ModuleList([controlnet, base.unet, base.vae]))
     prior, empty = base.prior(profile.featinv.prompt), base.prior("").prompt
     steps = max(1, round(recipe.epochs * len(photographs) / recipe.batch))

@@ -16,7 +16,7 @@ from featspace.training import vae as autoencoder
 from featspace.training.loop import Recipe
 from featspace.weights import MANIFEST
 
-MODELS = ("vae", "resnet", "vit", "judge", "clip", "prior")
+MODELS = ("vae", "vit", "clip", "prior")
 
 
 def train(
@@ -28,7 +28,7 @@ def train(
     curves: Path = Path("curves"),
     vae: Path = Path("autoencoder"),
 ) -> None:
-    """Trains NAME (vae, resnet, vit, judge, clip or prior) by its recipe and writes its folder to OUT.
+    """Trains NAME (vae, vit, clip or prior) by its recipe and writes its folder to OUT.
 
     An interrupted run goes on from its checkpoint. The prior needs the trained autoencoder (--vae).
     """

@@ -13,6 +13,7 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 
+from featspace.encoders import load_encoder
 from featspace.errors import FeatspaceError
 from featspace.files import atomic_dir
 from featspace.images import read_image, square
@@ -27,8 +28,11 @@ MEASURES = {
     "zero_shot_top1": ("zero-shot top-1 accuracy, 50 classes, seven wordings averaged", "{:.3f}"),
     "psnr": ("PSNR of the autoencoder’s reconstructions, 64×64, dB", "{:.2f}"),
     "noise_error": ("mean squared error of the predicted noise, uniform over timesteps, empty prompt", "{:.4f}"),
-    "frechet_samples": ("Fréchet distance of samples to the training photographs, judge’s features", "{:.2f}"),
-    "frechet_held_out": ("… of the held-out photographs to the training photographs", "{:.2f}"),
+    "frechet_samples": (
+        "Fréchet distance to the training photographs, judge’s features, of as many samples as were held out",
+        "{:.2f}",
+    ),
+    "frechet_held_out": ("… of the held-out photographs", "{:.2f}"),
     "near_features": ("samples nearer to a training photograph than 99 % of held-out ones, judge’s features", "{:.1%}"),
     "near_pixels": ("… in pixels", "{:.1%}"),
 }
@@ -50,9 +54,7 @@ cross-attention, CLIP text encoder and tokenizer. It predicts noise; captions we
 empty prompt is the unconditional model. Opens with `diffusers.StableDiffusionPipeline`. |
 | `clip` | CLIP with a ResNet tower, in open_clip's layout. It saw one caption a class, in seven wordings; other words \
 mean nothing to it. |
-| `resnet` | ResNet classifier of 50 classes, in timm's layout; the feature is the pooled one. |
 | `vit` | ViT classifier of 50 classes, in timm's layout; the feature is the class token. |
-| `judge` | CSPDarknet classifier of 50 classes, in timm's layout. It takes no part in guidance: it judges images. |
 | `references` | features of the held-out photographs, by each encoder |
 
 **Data.** 25,000 photographs of 50 classes of Tiny ImageNet (500 a class), 64×64; {held_out:,} others were held out.
@@ -61,7 +63,7 @@ They are research data, so the weights are for research only.
 ## Measured
 
 From these files, in float32, on the held-out photographs and {samples:,} samples of the empty prompt (50 DDIM steps
-in bfloat16, seeds 0, 1, 2, …): `cd training && dvc repro card`.
+in bfloat16, seeds 0, 1, 2, …): `cd training && dvc repro card`. The judge is `{judge}`.
 
 | model | measure | value |
 | --- | --- | --- |
@@ -80,9 +82,9 @@ What was tried to better them, and what it gave, is in
 
 ![Distances to the nearest training photograph](neighbors.png)
 
-*Memorization: had the prior stored photographs, its samples would lie nearer to the training photographs (and their
-mirror images) than held-out photographs do. Lines are medians; {held_out:,} images each. Smooth images lie nearer in
-pixels whatever they show.*
+*Memorization: had the prior stored photographs, its samples would lie nearer to the training photographs (in pixels: or
+their mirror images) than held-out photographs do. Lines are medians; {held_out:,} images each. Smooth images lie
+nearer in pixels whatever they show.*
 """
 SHOWN, ACROSS = 96, 12
 
@@ -98,8 +100,9 @@ def run(models: Path, photographs: Path, samples: Path, params_file: Path, out: 
     except (OSError, ValueError) as error:
         raise FeatspaceError(f"{samples}: no samples to be read ({error}); `dvc repro samples` draws them") from None
     params = Params.load(params_file)  # first, as measuring takes minutes
-    rows, neighbors = measure(models, photographs, torch.from_numpy(drawn).permute(0, 3, 1, 2))
     profile = params.profile("mini")
+    judge = load_encoder(profile.judge, params.root)
+    rows, neighbors = measure(models, judge, photographs, torch.from_numpy(drawn).permute(0, 3, 1, 2))
     photos = [
         square(read_image(locate_image(photo.image, params.root)), profile.resolution, photo.crop)
         for photo in profile.photos.values()
@@ -120,6 +123,7 @@ def run(models: Path, photographs: Path, samples: Path, params_file: Path, out: 
             size=sum(file.stat().st_size for file in models.rglob("*.safetensors")) / 2**20,
             held_out=len(neighbors[0].held_out),
             samples=len(drawn),
+            judge=profile.judge,
             shown=len(shown),
         )
         (aside / "README.md").write_text(text, encoding="utf-8")

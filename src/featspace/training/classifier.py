@@ -1,4 +1,4 @@
-"""Trains a timm model on the 50 classes: the ResNet, the ViT and the judging encoder."""
+"""Trains a timm model on the 50 classes: the ViT."""
 
 from __future__ import annotations
 

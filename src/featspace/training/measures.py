@@ -16,8 +16,6 @@ from torch.nn import functional as F
 from featspace.encoders import Encoder, load_encoder
 from featspace.training import data, vae
 
-CLASSIFIERS = ("resnet", "vit", "judge")
-
 
 class Measured(NamedTuple):
     """One number of the card."""
@@ -28,7 +26,7 @@ class Measured(NamedTuple):
 
 
 class Neighbors(NamedTuple):
-    """Distances to the nearest training photograph or its mirror image, of samples and of held-out photographs."""
+    """Distances to the nearest training photograph, of samples and of as many held-out photographs."""
 
     measure: str
     samples: Tensor
@@ -98,12 +96,16 @@ def reconstruct(autoencoder: AutoencoderKL, photos: Sequence[Image.Image]) -> li
     return [Image.fromarray(image.numpy()) for image in levels]
 
 
-def measure(models: Path, photographs: Path, samples: Tensor) -> tuple[list[Measured], list[Neighbors]]:
-    """Every number of the card from the weights in `models`; `samples` are of the prior, (N, 3, H, W) uint8."""
+def measure(models: Path, judge: Encoder, photographs: Path, samples: Tensor) -> tuple[list[Measured], list[Neighbors]]:
+    """Every number of the card from the weights in `models`; `samples` are of the prior, (N, 3, H, W) uint8.
+
+    Of the samples as many are compared with the training photographs as there are held-out ones: a Fréchet distance
+    depends on their number.
+    """
     train, _ = data.load_split(photographs, "train")
     held_out, labels = data.load_split(photographs, "val")
     names = data.class_names(photographs)
-    rows = [Measured(name, "top1", top1(load_encoder(str(models / name)), held_out, labels)) for name in CLASSIFIERS]
+    rows = [Measured("vit", "top1", top1(load_encoder(str(models / "vit")), held_out, labels))]
     clip = load_encoder(str(models / "clip"))
     rows.append(Measured("clip", "zero_shot_top1", zero_shot_top1(clip, held_out, labels, names)))
 
@@ -116,18 +118,17 @@ def measure(models: Path, photographs: Path, samples: Tensor) -> tuple[list[Meas
     )
     rows.append(Measured("prior", "noise_error", error))
 
-    judge = load_encoder(str(models / "judge"))
+    samples = samples[: len(held_out)]
     seen = {"train": features(judge, train), "held_out": features(judge, held_out), "samples": features(judge, samples)}
     rows += [
         Measured("prior", "frechet_samples", frechet_distance(seen["samples"], seen["train"])),
         Measured("prior", "frechet_held_out", frechet_distance(seen["held_out"], seen["train"])),
     ]
-    count = len(held_out)  # as many samples, so that the two histograms compare
-    pool = torch.cat([seen["train"], features(judge, train.flip(-1))])
-    near = [nearest_distance(x, pool) for x in (seen["samples"][:count], seen["held_out"])]
+    near = [nearest_distance(seen[name], seen["train"]) for name in ("samples", "held_out")]
     neighbors = [Neighbors("distance in the judge’s features", *near)]
+    # A mirror image has nearly the same features, but not the same pixels.
     pool, scale = torch.cat([train, train.flip(-1)]).flatten(1).float(), train[0].numel() ** 0.5
-    near = [nearest_distance(x.flatten(1).float(), pool) / scale for x in (samples[:count], held_out)]
+    near = [nearest_distance(x.flatten(1).float(), pool) / scale for x in (samples, held_out)]
     neighbors.append(Neighbors("distance in pixels (root mean square, of 255)", *near))
     for measure, distances in zip(("near_features", "near_pixels"), neighbors, strict=True):
         share = (distances.samples < distances.held_out.quantile(0.01)).float().mean()

@@ -11,13 +11,16 @@ from safetensors.torch import save_file
 from featspace.encoders import load_encoder
 from featspace.errors import FeatspaceError
 from featspace.files import atomic_file
+from featspace.params import Params
 from featspace.training import data
 
 
 @torch.no_grad()
-def run(network: Path, photographs: Path, out: Path) -> None:
-    """Writes `features` (N, D) float16 of the val split by the encoder in the folder `network`."""
-    encoder = load_encoder(str(network))
+def run(params_file: Path, name: str, photographs: Path, out: Path) -> None:
+    """Writes `features` (N, D) float16 of the val split by the encoder `name` of the profile `mini`."""
+    params = Params.load(params_file)
+    own = params.profile("mini").encoder(name)
+    encoder = load_encoder(own.network, params.root, layer=own.layer)
     images, _ = data.load_split(photographs, "val")
     features = torch.cat([encoder(data.to_unit(part)) for part in images.split(64)])
     with atomic_file(out) as aside:
@@ -26,6 +29,6 @@ def run(network: Path, photographs: Path, out: Path) -> None:
 
 if __name__ == "__main__":
     try:
-        run(*map(Path, sys.argv[1:]))
+        run(Path(sys.argv[1]), sys.argv[2], *map(Path, sys.argv[3:]))
     except FeatspaceError as error:
         sys.exit(f"featspace: error: {error}")

@@ -1,0 +1,66 @@
+"""What an image of the benchmark depends on, as one sum: where it differs, the image is decoded anew."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from featspace.pipeline import FeatureDistance, as_saved
+
+SHARED = ("encoders", "folding", "images", "preprocessing", "prior", "similarity", "spatial", "benchmark.measure")
+"""Modules that every method's images and numbers come from, beside the method's own."""
+
+
+def identity_of(**parts: Any) -> str:
+    """16 hexadecimal digits of the SHA-256 of JSON values."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def weights_sum(*networks: nn.Module) -> str:
+    """SHA-256 of all parameters and buffers, whatever file they came from."""
+    digest = hashlib.sha256()
+    for network in networks:
+        for name, value in sorted(network.state_dict().items()):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def code_sum(module: str) -> str:
+    """SHA-256 of the source of a method's module, of all that it imports of featspace, and of what methods share."""
+    digest = hashlib.sha256(f"{inspect.getsource(FeatureDistance)}{inspect.getsource(as_saved)}".encode())
+    own = [file for name in SHARED if (file := _file(f"featspace.{name}"))]
+    for file in sorted({*own, *_imported(module)}):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _imported(module: str) -> set[Path]:
+    """The file of a module of featspace and of those that it imports, directly or not."""
+    waiting, found = [module], {}
+    while waiting:
+        name = waiting.pop()
+        if name in found or (file := _file(name)) is None:
+            continue
+        found[name] = file
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("featspace"):
+                waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return set(found.values())
+
+
+def _file(module: str) -> Path | None:
+    """A module's file; None where the name is of something inside of a module."""
+    try:
+        spec = find_spec(module)
+    except ModuleNotFoundError:
+        return None
+    return Path(spec.origin) if spec and spec.origin else None

@@ -1,0 +1,98 @@
+"""The methods that are compared, on a prior with closed forms."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_fast import BARS, gaussian_noise, painted
+
+from featspace.baselines import Problem
+from featspace.benchmark.methods import METHODS
+from featspace.errors import FeatspaceError
+
+WEIGHTED = [name for name, method in METHODS.items() if len(method.weights) > 1]
+
+
+GRAY = 0.1
+"""The target: images of this color all over."""
+
+
+def pixels(images: torch.Tensor) -> torch.Tensor:
+    return images.flatten(1)
+
+
+def problem(*seeds: int, encode=pixels, target=GRAY) -> Problem:
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds or (1,)]
+    targets = torch.full((len(generators), 192), target)
+    return Problem(gaussian_noise, painted, encode, targets, BARS, generators, (4, 8, 8), (3, 8, 8))
+
+
+def decoded(name: str, evaluations: int, weight: float, *seeds: int) -> tuple[torch.Tensor, torch.Tensor]:
+    given = problem(*seeds)
+    METHODS[name].decode(given, evaluations, weight)
+    return given.nearest()
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_every_method_is_brought_nearer_by_its_weight(name):
+    images, distances = decoded(name, 24, METHODS[name].weights[1])
+    assert distances.tolist() == pytest.approx((images - GRAY).square().sum((1, 2, 3)).tolist(), rel=1e-5)
+    best = min(decoded(name, 24, weight)[1].item() for weight in METHODS[name].weights)
+    assert best < 0.8 * decoded(name, 24, 0.0)[1].item()
+
+
+def test_each_method_that_is_tuned_has_at_least_four_weights():
+    assert len(WEIGHTED) == 8 and all(len(set(METHODS[name].weights)) >= 4 for name in WEIGHTED)
+
+
+def test_the_best_of_more_samples_is_nearer():
+    assert decoded("best_of", 8, 0.0)[1] < decoded("best_of", 1, 0.0)[1]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_sample_does_not_depend_on_the_others(name):
+    weight = METHODS[name].weights[0]
+    both, alone = decoded(name, 12, weight, 1, 2)[0], decoded(name, 12, weight, 2)[0]
+    torch.testing.assert_close(both[1:], alone, atol=1e-4, rtol=1e-3)
+    assert (both[0] - both[1]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_no_method_takes_more_evaluations_than_it_was_given(name):
+    seen = []
+
+    def encode(images):
+        seen.append(images.requires_grad)
+        return images.flatten(1)
+
+    given = problem(encode=encode)
+    given.is_map = True  # of which fast looks at no copies: a pass is an evaluation
+    METHODS[name].decode(given, 26, METHODS[name].weights[0])
+    guided = len(seen) if name == "best_of" else sum(seen)
+    assert 26 - 3 <= guided <= 26
+
+
+def test_a_first_distance_that_is_not_a_number_does_not_stay_the_nearest():
+    """`x < nan` is false for every x."""
+    given = problem(1, 2)
+    first, second = torch.full((2, 3, 8, 8), 0.1), torch.full((2, 3, 8, 8), 0.2)
+    given.keep(first, torch.tensor([torch.nan, 1.0]))
+    given.keep(second, torch.tensor([5.0, torch.nan]))
+    images, distances = given.nearest()
+    assert distances.tolist() == [5.0, 1.0]
+    assert torch.equal(images, torch.stack([second[0], first[1]]))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_distance_that_is_never_finite_is_no_image(name):
+    given = problem(encode=lambda images: images.flatten(1) * torch.nan)
+    with pytest.raises(FeatspaceError, match="never finite"):
+        METHODS[name].decode(given, 8, METHODS[name].weights[0])
+        given.nearest()
+
+
+def test_pixel_adam_stays_within_the_colors_and_asks_no_prior():
+    given = problem(target=9.0)
+    given.predict_noise = given.decode_latents = None
+    METHODS["pixel_adam"].decode(given, 40, 0.3)
+    assert given.nearest()[0].unique().tolist() == [1.0]

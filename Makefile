@@ -30,7 +30,7 @@ repro: $(ENV) ## build the mini profile: weights, targets, features, decoded ima
 
 figures: $(ENV) ## draw again the figures whose code or data changed
 	@$(ALLOW_NO_GIT)
-	$(DVC) repro --glob 'figure@mini-*' 'overview@mini' 'featinv_figures@mini'
+	$(DVC) repro --glob 'figure@mini-*' 'overview@mini' 'featinv_figures@mini' 'layers_figures@mini-*'
 
 test: $(ENV) ## run the tests; some talk to a hub that they serve themselves
 	HF_HUB_OFFLINE=0 .venv/bin/python -m pytest

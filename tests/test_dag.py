@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 import subprocess
@@ -177,3 +178,39 @@ def test_both_build_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with Repo(".") as repo:
         assert repo.status() == {}
         assert repo.reproduce("mini") == []
+
+
+def imported(*modules: str) -> set[str]:
+    """The project's files that modules import, at the head or inside of functions, and what these import."""
+    found, waiting = set(), list(modules)
+    while waiting:
+        path = PROJECT / "src" / waiting.pop().replace(".", "/")
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        name = str(path.relative_to(PROJECT))
+        if path.is_file() and name not in found:
+            found.add(name)
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ImportFrom) and node.module.startswith("featspace"):
+                    waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return found
+
+
+@pytest.mark.parametrize(
+    "stages, modules",
+    [
+        ("layer-", ["featspace.features", "featspace.encoders", "featspace.decoding"]),
+        ("layers@", ["featspace.layers", "featspace.encoders", "featspace.devices"]),
+        ("layers_figures@", ["featspace.figures"]),
+    ],
+)
+def test_a_stage_depends_on_all_that_it_imports(stages: str, modules: list[str]) -> None:
+    with Repo(PROJECT) as repo:
+        found = [stage for stage in parse_stages(repo).values() if stage.name.startswith(stages)]
+    assert found
+    files = {file for file in imported(*modules) if not file.endswith("__init__.py")}
+    for stage in found:
+        deps = [str(Path(dep.fs_path).relative_to(PROJECT)) for dep in stage.deps if dep not in stage.params]
+        missing = [file for file in sorted(files) if not any(Path(file).is_relative_to(dep) for dep in deps)]
+        assert not missing, f"{stage.name} imports, but does not depend on, {missing}"
+        named = [dep for dep in deps if dep.startswith("src/")]
+        assert not (idle := [dep for dep in named if dep not in files and dep.endswith(".py")]), idle

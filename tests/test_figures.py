@@ -219,7 +219,9 @@ def test_any_number_of_samples_fits_the_page_or_is_refused():
 
 
 def test_an_unknown_figure_is_a_usage_error(files):
-    with pytest.raises(UsageError, match="figure 'pie': unknown; choose one of photos, captions, overview"):
+    with pytest.raises(
+        UsageError, match="figure 'pie': unknown; choose one of photos, captions, overview, layers, layers-depth"
+    ):
         run_figure("pie", *inputs(files), files / "figure")
 
 

@@ -50,12 +50,14 @@ def run_decode(
     out: Path,
     decode: DecodeParams | None = None,
     weight: float | None = None,
+    layer: str | None = None,
 ) -> pd.DataFrame:
     """Decodes every feature of `sources` (photographs, or .safetensors files of features) and of `texts`.
 
-    `encoder` is one of the profile's, or any network. Writes into the new folder `out`, for each target id and
-    sample k: `<id>-<k>.png`, the nearest image; `<id>-<k>-last.png`, the image of the last latent; `<id>.png`, the
-    target as the encoder saw it, where it is a photograph given here; and the tables decoded.csv and trace.parquet.
+    `encoder` is one of the profile's, or any network; `layer` stands in for its own. Writes into the new folder `out`,
+    for each target id and sample k: `<id>-<k>.png`, the nearest image; `<id>-<k>-last.png`, the image of the last
+    latent; `<id>.png`, the target as the encoder saw it, where it is a photograph given here; and the tables
+    decoded.csv and trace.parquet.
     `decode` and `weight` stand in for the profile's. Returns the former table, whose `saved_distance` (squared) and
     `cosine` are measured again from the images as saved.
 
@@ -65,7 +67,7 @@ def run_decode(
     """
     _keep_freed_memory()
     decode = decode or profile.decode
-    settings = encoder_params(profile, encoder)
+    settings = encoder_params(profile, encoder, layer)
     own = settings.guidance_weight if weight is None else weight
     weight = decode.guidance_weight if own is None else own
     device = choose_device(decode.device)
@@ -186,12 +188,16 @@ class _Watch:
                 tqdm.write(f"{where}: left unguided there", file=sys.stderr)
 
 
-def encoder_params(profile: Profile, encoder: str) -> EncoderParams:
-    """The profile's settings of an encoder, or default ones for a network that is named directly."""
+def encoder_params(profile: Profile, encoder: str, layer: str | None = None) -> EncoderParams:
+    """The profile's settings of an encoder, or default ones for a network that is named directly.
+
+    `layer`, if given, stands in for the encoder's own.
+    """
+    change = {} if layer is None else {"layer": layer}
     if encoder not in profile.encoders and (":" in encoder or Path(encoder).is_dir()):
         network = encoder if ":" in encoder else str(Path(encoder).resolve())
-        return EncoderParams(network=network)
-    return profile.encoder(encoder)
+        return EncoderParams(network=network, **change)
+    return profile.encoder(encoder).model_copy(update=change)
 
 
 def _save(part: list[tuple[str, int]], seeds: list[int], decoded: Decoded, work: Unfinished) -> None:

@@ -16,7 +16,7 @@ from featspace.errors import FeatspaceError, UsageError, one_line, suggest
 from featspace.folding import fold_batch_norms
 from featspace.hub import FAMILIES, obtain
 from featspace.networks import Network
-from featspace.spatial import UNPOOLED, at_layer, unpooled
+from featspace.spatial import POOLED, UNPOOLED, at_layer, unpooled
 from featspace.weights import PICKLES, check_folder
 
 
@@ -158,13 +158,14 @@ def load_encoder(
         weights: False leaves them random and, but for transformers, needs none: to plan a run, and to measure speed;
             the network is then made on the default device (`torch.device("meta")` as well).
         layer: the feature is this layer's map: a module's name in the part that looks at images, such as `layer3` or
-            `blocks.4`, or `unpooled`, what the network pools to its feature.
+            `blocks.4`, or `unpooled`, what the network pools to its feature; `pooled`, as None, is the feature itself.
         input_size: pixels a side that a whole, square image is brought to, in place of what the metadata say.
 
     Raises UsageError for an unknown network or layer, and FeatspaceError if weights are missing, altered, pickled, do
     not fit or cannot be fetched.
     """
     family, colon, name = network.partition(":")
+    layer = None if layer == POOLED else layer
     folder = root / network
     if colon and family in FAMILIES and not folder.is_dir():
         library = importlib.import_module(f"featspace.networks.{family}")

@@ -103,6 +103,8 @@ class Profile(Section):
     captions: dict[Name, Text] = {}
     captions_file: Text | None = None  # captions of the photos, as JSON of MS COCO's form
     similarity: SimilarityParams = SimilarityParams()
+    # What each layer keeps: of an encoder, module names (or unpooled, pooled) by depth, and the evaluations of each.
+    layers: dict[Name, dict[Text, Annotated[int, Field(ge=2)]]] = {}
     featinv: FeatInvParams = FeatInvParams()
 
     @model_validator(mode="after")
@@ -111,6 +113,8 @@ class Profile(Section):
             raise ValueError(f"captions.{both[0]} has the name of a photo: rename one of them")
         if not self.photos and not self.captions:
             raise ValueError("photos and captions are both empty: name at least one target")
+        if unknown := sorted(self.layers.keys() - self.encoders.keys()):
+            raise ValueError(f"layers.{unknown[0]} is not an encoder{_choices(unknown[0], self.encoders)}")
         return self
 
     @model_validator(mode="after")
@@ -133,6 +137,12 @@ class Profile(Section):
         if name not in self.encoders:
             raise UsageError(f"encoder {name!r} is not in the profile{_choices(name, self.encoders)}")
         return self.encoders[name]
+
+    def layers_of(self, encoder: str) -> list[str]:
+        """The layers of an encoder, by depth. Raises UsageError, which lists encoders, if the profile names none."""
+        if not self.layers.get(encoder):
+            raise UsageError(f"layers of {encoder!r} are not in the profile{_choices(encoder, self.layers)}")
+        return list(self.layers[encoder])
 
     def guidance_weight(self, encoder: str) -> float:
         """The weight w for an encoder: its own, or else that of `decode`."""

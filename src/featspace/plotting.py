@@ -110,10 +110,13 @@ def sample_grid(rows: Sequence[Row], head: str, note: str) -> tuple[Figure, list
     return figure, boxes
 
 
-def matrix(rows: Sequence[Row], heads: Sequence[str] = (), note: str = "", across: int = 12) -> Figure:
+def matrix(
+    rows: Sequence[Row], heads: Sequence[str] = (), note: str = "", across: int = 12, apart: float = 0
+) -> Figure:
     """Draws rows of equally many images over the width of the page: heads above the columns, names left of the rows.
 
-    More than `across` columns go on in further bands below. A row whose labels are all empty takes no room for them.
+    The first column stands `apart` by so many gaps more. More than `across` columns go on in further bands below. A row
+    whose labels are all empty takes no room for them.
     """
     count = len(rows[0].samples)
     bands = -(-count // across)
@@ -121,18 +124,18 @@ def matrix(rows: Sequence[Row], heads: Sequence[str] = (), note: str = "", acros
     left = NAME if any(row.name for row in rows) else MARGIN
     side = (WIDTH - left - MARGIN - (columns - 1) * GAP) // columns
     side -= side % 64  # whole dots for the pixels of 64×64 images
-    gap = (WIDTH - left - MARGIN - columns * side) / max(1, columns - 1)
+    gap = (WIDTH - left - MARGIN - columns * side) / max(1, columns - 1 + apart)
     strips = [STRIP if any(label for _, label in row.samples) else 0 for row in rows]
-    top = DPI // 5 if heads else MARGIN
+    top = DPI // 5 + max(head.count("\n") for head in heads) * LINE if heads else MARGIN
     pitch = top + sum(strips) + len(rows) * (side + GAP)
     bottom = bands * pitch
     height = bottom + (note.count("\n") + 1) * LINE + GAP if note else bottom
     figure = Figure(figsize=(WIDTH / DPI, -(-height * 8 // DPI) / 8))
-    lefts = [round(left + index * (side + gap)) for index in range(columns)]
+    lefts = [round(left + index * (side + gap) + min(index, 1) * apart * gap) for index in range(columns)]
     for band in range(bands):
         shown = slice(band * columns, (band + 1) * columns)
         for x, head in zip(lefts, heads[shown], strict=False):  # the last band may have fewer
-            write(figure, x + side / 2, band * pitch + DPI / 10, head, color=GRAY)
+            write(figure, x + side / 2, band * pitch + top / 2, head, color=GRAY, linespacing=1.35)
         y = band * pitch + top
         for row, strip in zip(rows, strips, strict=True):
             write(figure, left / 2, y + strip + side / 2, row.name, rotation=90, color=GRAY)

@@ -38,15 +38,24 @@ def cosine_similarity(a: Tensor, b: Tensor) -> Tensor:
 
 
 def look(encoder: Encoder, image: Image.Image) -> tuple[Tensor, int | None]:
-    """The feature of an image, (D,) float32 on the CPU, and its top-1 class, None without a classifier.
+    """The feature of an image, (D,) float32 on the CPU, and its top-1 class, None without a classifier."""
+    feature, classes = look_at_classes(encoder, image)
+    return feature, classes[0] if classes else None
+
+
+def look_at_classes(encoder: Encoder, image: Image.Image, count: int = 1) -> tuple[Tensor, list[int]]:
+    """The feature of an image, (D,) float32 on the CPU, and its first `count` classes, none without a classifier.
 
     One image at a time and without TF32: the numbers depend neither on a batch nor on a GPU's shortcuts.
     """
     exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
     with torch.inference_mode(), exact:
         batch = to_tensor(image)[None].to(next(encoder.parameters()).device)
-        top1 = int(encoder.classify(batch).argmax()) if encoder.has_classifier else None
-        return encoder(batch)[0].float().cpu(), top1
+        classes = []
+        if encoder.has_classifier:
+            logits = encoder.classify(batch)[0]
+            classes = logits.topk(min(count, len(logits))).indices.tolist()
+        return encoder(batch)[0].float().cpu(), classes
 
 
 def compare(

@@ -12,6 +12,8 @@ from featspace.errors import FeatspaceError, UsageError, suggest
 
 UNPOOLED = "unpooled"
 """As a layer's name: what the network pools, or reads the class token of, to make its feature."""
+POOLED = "pooled"
+"""As a layer's name: no layer, but the network's own feature."""
 
 
 def unpooled(trunk: nn.Module, inputs: Tensor) -> Tensor:

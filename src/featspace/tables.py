@@ -44,6 +44,19 @@ BENCH = {
     "device": str,
     "identity": str,  # of parameters, weights, photograph and code
 }
+LAYERS = {
+    "encoder": str,
+    "layer": str,
+    "shape": str,  # of its map, such as 24×56×56
+    "evaluations": int,  # guided ones of an image
+    "measure": str,  # one of layers.MEASURES
+    "value": float,
+    "low": float,
+    "high": float,
+    "chance": float,
+    "chance_low": float,
+    "chance_high": float,
+}
 REFERENCES = {"encoder": str, "id": str, "reference": str, "distance": float, "cosine": float}
 
 

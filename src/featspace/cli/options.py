@@ -26,6 +26,10 @@ ParamsFile = Annotated[
 ]
 ProfileName = Annotated[str, typer.Option("--profile", help="The profile of the parameter file.")]
 EncoderName = Annotated[str, typer.Option("--encoder", help="An encoder of the profile, such as clip or vit.")]
+Layer = Annotated[
+    str | None,
+    typer.Option("--layer", help="In place of the encoder's own: a module's name, unpooled, or pooled (its feature)."),
+]
 Out = Annotated[Path, typer.Option("--out", help="What to write; nothing is there before it is complete.")]
 Targets = Annotated[Path, typer.Option("--targets", help="Folder that `featspace targets` wrote.")]
 Features = Annotated[Path, typer.Option("--features", help="File that `featspace features` wrote.")]
@@ -39,10 +43,10 @@ def open_profile(params: Path | None, profile: str) -> tuple[Params, Profile]:
     return loaded, loaded.profile(profile)
 
 
-def open_encoder(params: Params, profile: Profile, name: str) -> Encoder:
-    """An encoder of the profile, on the device that the profile names."""
+def open_encoder(params: Params, profile: Profile, name: str, layer: str | None = None) -> Encoder:
+    """An encoder of the profile, at `layer` or else at its own, on the device that the profile names."""
     settings = profile.encoder(name)
-    return open_network(params, profile, settings.network, settings.layer)
+    return open_network(params, profile, settings.network, layer or settings.layer)
 
 
 def open_network(params: Params, profile: Profile, network: str, layer: str | None = None) -> Encoder:

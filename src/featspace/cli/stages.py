@@ -11,6 +11,7 @@ from featspace.cli.options import (
     Decoded,
     EncoderName,
     Features,
+    Layer,
     Out,
     ParamsFile,
     ProfileName,
@@ -53,12 +54,17 @@ def targets(out: Out, profile: ProfileName = "mini", params: ParamsFile = None) 
 
 @app.command()
 def features(
-    encoder: EncoderName, targets: Targets, out: Out, profile: ProfileName = "mini", params: ParamsFile = None
+    encoder: EncoderName,
+    targets: Targets,
+    out: Out,
+    layer: Layer = None,
+    profile: ProfileName = "mini",
+    params: ParamsFile = None,
 ) -> None:
     """Extract an encoder's features of all targets."""
     from featspace.features import run_features
 
-    run_features(open_encoder(*open_profile(params, profile), encoder), targets, out)
+    run_features(open_encoder(*open_profile(params, profile), encoder, layer), targets, out)
 
 
 @app.command()
@@ -118,11 +124,40 @@ def metrics(
 
 
 @app.command()
-def figure(
-    name: Annotated[str, typer.Argument(help="photos (Figures 3, 5, 7), captions (Figure 8), or overview.")],
+def layers(
+    encoder: EncoderName,
     targets: Targets,
-    decoded: Annotated[list[Path], typer.Option(help="Folder that `featspace decode` wrote; several for overview.")],
-    table: Annotated[list[Path], typer.Option(help="Table of `featspace similarity`; several for overview.")],
+    decoded: Annotated[
+        Path, typer.Option(help="Folder with, for each layer, LAYER.safetensors and a folder LAYER of `decode`.")
+    ],
+    out: Out,
+    summary: Annotated[Path, typer.Option(help="Table of medians, shares and intervals to write, by layer.")],
+    profile: ProfileName = "mini",
+    params: ParamsFile = None,
+) -> None:
+    """Measure what each layer of an encoder keeps of the photographs, from images decoded from its feature maps."""
+    from featspace.layers import run_layers
+
+    loaded, chosen = open_profile(params, profile)
+    names = chosen.layers_of(encoder)
+    judge = open_network(loaded, chosen, chosen.judge)
+    networks = ((layer, open_encoder(loaded, chosen, encoder, layer)) for layer in names)  # one at a time in memory
+    resamples = chosen.similarity.bootstrap
+    run_layers(encoder, networks, judge, targets, decoded, out, summary, resamples, loaded.seed)
+
+
+@app.command()
+def figure(
+    name: Annotated[
+        str, typer.Argument(help="photos (Figures 3, 5, 7), captions (Figure 8), overview, layers, or layers-depth.")
+    ],
+    targets: Targets,
+    decoded: Annotated[
+        list[Path], typer.Option(help="Folder that `decode` wrote, several for overview; of layers, one of theirs.")
+    ],
+    table: Annotated[
+        list[Path], typer.Option(help="Table of `similarity`, several for overview; of layers, their summary.")
+    ],
     out: Annotated[Path, typer.Option(help="File name without suffix; .png and .pdf are written.")],
     references: Annotated[list[Path] | None, typer.Option(help="Table of `featspace references`.")] = None,
 ) -> None:

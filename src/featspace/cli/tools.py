@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from featspace.cli.options import ParamsFile, ProfileName, app, open_profile
+from featspace.cli.options import Layer, ParamsFile, ProfileName, app, open_profile
 
 
 @app.command()
@@ -23,6 +23,7 @@ def decode(
         typer.Argument(help="Photographs, or .safetensors files of features.", show_default=False),
     ] = None,
     text: Annotated[list[str] | None, typer.Option("--text", help="A caption, for encoders with a text tower.")] = None,
+    layer: Layer = None,
     samples: Annotated[int | None, typer.Option(help="Images a target.")] = None,
     preset: Annotated[str | None, typer.Option(help="fast or paper.")] = None,
     evaluations: Annotated[int | None, typer.Option(help="Of fast: guided evaluations an image.")] = None,
@@ -81,10 +82,10 @@ def decode(
     if dry_run:
         from featspace.plan import describe
 
-        for line in describe(loaded, chosen, encoder_params(chosen, encoder), sources, text, settings):
+        for line in describe(loaded, chosen, encoder_params(chosen, encoder, layer), sources, text, settings):
             typer.echo(line)
         return
-    table = run_decode(loaded, chosen, encoder, sources, text, out, settings, weight)
+    table = run_decode(loaded, chosen, encoder, sources, text, out, settings, weight, layer)
     for row in table.itertuples():
         typer.echo(f"{out / f'{row.id}-{row.sample}.png'}  distance {row.saved_distance:.4g}  cosine {row.cosine:.4f}")
 
@@ -123,3 +124,37 @@ def speed(
         return
     run_speed(chosen, batch or [1, 4, 16], table, loaded.root, compiled=compiled, evaluations=evaluations)
     run_speed_figure(table, out)
+
+
+@app.command()
+def sheet(
+    decoded: Annotated[list[Path], typer.Argument(help="Folders that `featspace decode` wrote.")],
+    out: Annotated[Path, typer.Option(help="New folder for sheet.png, names.txt and answers.csv, to be filled in.")],
+    key: Annotated[Path, typer.Option(help="New CSV of what each number is: not for the one who names.")],
+    side: Annotated[int, typer.Option(help="Pixels a side of each image.", min=32, max=1024)] = 256,
+    seed: Annotated[int, typer.Option(help="Of the order.", min=0)] = 0,
+) -> None:
+    """Lay out decoded images in random order, numbered, for a blind test of whether their targets can be named.
+
+    Example: featspace sheet data/mini/decoded/clip data/mini/decoded/vit --out sheet --key key.csv
+    """
+    from featspace.naming import run_sheet
+
+    count = len(run_sheet(decoded, out, key, side, seed))
+    typer.echo(f"{out / 'sheet.png'}  {count} images; fill in {out / 'answers.csv'}, then: featspace score")
+
+
+@app.command()
+def score(
+    answers: Annotated[Path, typer.Argument(help="The filled-in answers.csv of a sheet.")],
+    key: Annotated[Path, typer.Option(help="The key that `featspace sheet` wrote.")],
+    out: Annotated[Path, typer.Option(help="Table of what was right, by folder, with 95 % intervals.")],
+) -> None:
+    """Score the names that were given to the images of a sheet."""
+    from featspace.naming import run_score
+
+    for row in run_score(answers, key, out).itertuples():
+        typer.echo(
+            f"{row.folder}: {row.right} of {row.images} right, {row.right_share:.0%} "
+            f"[{row.right_low:.0%}, {row.right_high:.0%}], {row.clearly_right} of them clearly; chance {row.chance:.0%}"
+        )

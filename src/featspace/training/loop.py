@@ -118,9 +118,15 @@ def fit(
             _write_curve(rows, curve)
             tqdm.write(f"{curve.stem}: {rows[-1]}")
             running, seen = 0.0, 0
-        if step == recipe.steps or time.monotonic() - saved > recipe.checkpoint_seconds:
+        over = time.monotonic() - started > recipe.seconds
+        if step == recipe.steps or over or time.monotonic() - saved > recipe.checkpoint_seconds:
             _save(checkpoint, recipe, (step, rows, running, seen), model, average, optimizer)
-            started = saved = time.monotonic()
+            saved = time.monotonic()
+        if step == recipe.stable:
+            _save(_before_decay(checkpoint), recipe, (step, rows, running, seen), model, average, optimizer)
+        if over and step < recipe.steps:
+            progress.close()
+            raise Paused(f"{curve.stem}: {step:,} of {recipe.steps:,} steps")
     progress.close()
     _restore_constants(average.module, model)
     return average.module.to(memory_format=torch.contiguous_format).eval()
@@ -196,24 +202,34 @@ def _save(path: Path, recipe: Recipe, progress: tuple, model, average, optimizer
 
 
 def _resume(path: Path, recipe: Recipe, model, average, optimizer) -> tuple[int, list, float, int]:
-    known = [
-        torch.load(p, map_location=choose_device(), weights_only=True, mmap=True)
-        for p in (path, _before_decay(path))
-        if p.exists()
-    ]
-    if not known:
+    state = _state(path, recipe)
+    if state is None:
         return 0, [], 0.0, 0
-    identity = _identity(recipe)
-    same = [s for s in known if {**s["recipe"], "steps": recipe.steps} == identity]
-    # The same steps are behind both where neither schedule had begun to fall, or both fall alike.
-    fit = [s for s in same if s["recipe"] == identity or s["progress"][0] <= min(recipe.stable, s["stable"])]
-    if not fit:
-        raise FeatspaceError(f"{path}: written with another recipe ({known[0]['recipe']}); delete it to start anew")
-    state = fit[0]
     model.load_state_dict(state["model"])
     average.load_state_dict(state["average"])
     optimizer.load_state_dict(state["optimizer"])
     return state["progress"]
+
+
+def _state(path: Path, recipe: Recipe) -> dict | None:
+    """The furthest state that lies on the way of `recipe`; None if nothing was saved."""
+    files = [file for file in (path, _before_decay(path)) if file.exists()]
+    states = [torch.load(file, map_location=choose_device(), weights_only=True, mmap=True) for file in files]
+    identity = _identity(recipe)
+    for state in states:
+        longer = {**state["recipe"], "steps": recipe.steps} == identity
+        # Up to where the learning rate of one of them begins to fall, both take the same steps.
+        if state["recipe"] == identity or (longer and state["progress"][0] <= min(recipe.stable, state["stable"])):
+            return state
+    if states:
+        raise FeatspaceError(f"{path}: written with another recipe ({states[0]['recipe']}); delete it to start anew")
+    return None
+
+
+def standing(path: Path, recipe: Recipe) -> int:
+    """Steps that the checkpoint `path` of `recipe` has behind it. Raises FeatspaceError for another recipe's."""
+    state = _state(path, recipe)
+    return 0 if state is None else state["progress"][0]
 
 
 def _identity(recipe: Recipe) -> dict:

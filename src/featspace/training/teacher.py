@@ -33,6 +33,15 @@ class Teacher:
             inputs = self.encoder.preprocess(images.float()).contiguous(memory_format=torch.channels_last)
             return self.encoder.model.forward_intermediates(inputs, intermediates_only=True)
 
+    @torch.no_grad()
+    def answers(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Pooled features (N, D) and logits (N, classes) of images (N, 3, H, W) in [0, 1]; float32."""
+        with torch.autocast(images.device.type, enabled=False):
+            model = self.encoder.model
+            inputs = self.encoder.preprocess(images.float()).contiguous(memory_format=torch.channels_last)
+            features = model.forward_head(model.forward_features(inputs), pre_logits=True)
+            return features, model.get_classifier()(features)
+
 
 def perceptual_error(teacher: Teacher, images: Tensor, targets: Tensor) -> Tensor:
     """Squared distance of the maps of `images` and `targets` over the targets' squared norm, mean over stages.

@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from test_training import SPEED, TEXT, UNET, VAE
 
+from featspace.errors import FeatspaceError
 from featspace.training import classifier, clip, data, prior, vae
 from featspace.training.teacher import Teacher, TeacherRecipe, perceptual_error
 
@@ -40,10 +41,13 @@ def test_answers_are_the_networks_own(toy_teacher):
     torch.testing.assert_close(logits, teacher.encoder.classify(images))
 
 
+def speed(**changes) -> dict:
+    return {"steps": 30, "batch": 8, "lr": 3e-3, "warmup": 5, "ema": 0.5, "compile": False} | changes
+
+
 def autoencoder(folder, photographs, **changes) -> AutoencoderKL:
     """Trained for some steps of eight images, as `changes` say."""
-    speed = {"steps": 30, "batch": 8, "lr": 3e-3, "warmup": 5, "ema": 0.5, "compile": False}
-    recipe = vae.VAERecipe(model=VAE, **speed | changes)
+    recipe = vae.VAERecipe(model=VAE, **speed(**changes))
     folder.mkdir()
     vae.run(recipe, photographs, folder / "v.pt", folder / "v.csv", folder / "vae")
     return AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32)
@@ -72,6 +76,13 @@ def test_a_frozen_encoder_keeps_the_latents_and_a_start_its_weights(toy_photogra
     kept = {name for name, value in first.state_dict().items() if torch.equal(value, second.state_dict()[name])}
     assert kept >= {name for name in first.state_dict() if name.startswith(("encoder.", "quant_conv."))}
     assert not {"decoder.conv_in.weight", "decoder.conv_out.weight", "post_quant_conv.weight"} & kept
+    shutil.rmtree(tmp_path / "first")
+    shutil.rmtree(tmp_path / "second" / "vae")
+    rewrite = vae.VAERecipe(model=VAE, **speed(steps=3, start=changes["start"], frozen_encoder=True))
+    files = (tmp_path / "second" / name for name in ("v.pt", "v.csv", "vae"))
+    vae.run(rewrite, toy_photographs, *files)  # what it started with is in the checkpoint
+    with pytest.raises(FeatspaceError, match="no weights to start from"):
+        autoencoder(tmp_path / "third", toy_photographs, **changes)
 
 
 @pytest.fixture

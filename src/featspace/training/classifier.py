@@ -21,7 +21,6 @@ from featspace.training.teacher import Teacher, TeacherRecipe
 class ClassifierRecipe(Recipe):
     """Recipe of a classifier: a timm architecture, its arguments and its augmentation.
 
-    start: timm folder of the same architecture whose weights are the first ones; None: random ones.
     teacher: whose soft labels, over its own classes, a second head learns to give; None: labels alone.
     """
 
@@ -31,7 +30,6 @@ class ClassifierRecipe(Recipe):
     min_scale: float = 0.35
     mixup: float = Field(0.2, ge=0)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
-    start: str | None = None
     teacher: TeacherRecipe | None = None
 
 
@@ -54,8 +52,8 @@ def run(recipe: ClassifierRecipe, photographs: Path, checkpoint: Path, curve: Pa
     names = data.class_names(photographs)
     torch.manual_seed(recipe.seed)
     model = timm.create_model(recipe.architecture, num_classes=len(names), **recipe.model_args)
-    if recipe.start is not None:
-        model.load_state_dict(load_file(Path(recipe.start) / "model.safetensors"))
+    if (start := recipe.first(checkpoint)) is not None:
+        model.load_state_dict(load_file(start / "model.safetensors"))
     taught = recipe.teacher
     teacher = None if taught is None else Teacher(taught.network, taught.size, choose_device())
     model = _TwoHeads(model, 1 if teacher is None else teacher.encoder.model.num_classes)

@@ -20,14 +20,12 @@ from featspace.training.teacher import Teacher, TeacherRecipe
 class CLIPRecipe(Recipe):
     """Recipe of the CLIP model: its open_clip configuration and its augmentation.
 
-    start: open_clip folder of the same architecture whose weights are the first ones; None: random ones.
     teacher: an ImageNet classifier. Image features learn to hold its features, and captions of its 1000 classes, in
         WordNet's words, to match an image as it finds the classes likely. None: without.
     """
 
     model: dict
     min_scale: float = 0.35
-    start: str | None = None
     teacher: TeacherRecipe | None = None
 
 
@@ -54,8 +52,8 @@ def run(recipe: CLIPRecipe, photographs: Path, checkpoint: Path, curve: Path, ou
     tokens = torch.stack([tokenizer([t.format(name) for name in names]) for t in data.TEMPLATES], 1)  # class, template
     torch.manual_seed(recipe.seed)
     clip = open_clip.CLIP(**recipe.model)
-    if recipe.start is not None:
-        clip.load_state_dict(load_file(Path(recipe.start) / "open_clip_model.safetensors"))
+    if (start := recipe.first(checkpoint)) is not None:
+        clip.load_state_dict(load_file(start / "open_clip_model.safetensors"))
     taught, teacher, wider = recipe.teacher, None, torch.empty(0)
     if taught is not None:
         teacher = Teacher(taught.network, taught.size, choose_device())

@@ -31,6 +31,8 @@ class Recipe(BaseModel):
     warmup: int = Field(200, ge=0)
     decay: float = Field(0.2, ge=0, le=1)
     """Share of the steps, at the end, over which the learning rate falls to zero."""
+    start: str | None = None
+    """Folder of a model of the same architecture whose weights are the first ones; None: random ones."""
     weight_decay: float = Field(0.05, ge=0)
     ema: float = Field(0.999, ge=0, lt=1)
     seed: int = 0
@@ -44,6 +46,17 @@ class Recipe(BaseModel):
     def stable(self) -> int:
         """Steps before the learning rate falls."""
         return self.steps - round(self.steps * self.decay)
+
+    def first(self, checkpoint: Path) -> Path | None:
+        """The folder whose weights a training begins with; None if with random ones, or if it goes on.
+
+        Raises FeatspaceError if it is not there: a pipeline tool removes a model before it is made anew.
+        """
+        if self.start is None or checkpoint.exists():
+            return None
+        if not Path(self.start).is_dir():
+            raise FeatspaceError(f"{self.start}: no weights to start from; get them again, then train by `make train`")
+        return Path(self.start)
 
 
 class Paused(Exception):

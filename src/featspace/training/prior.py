@@ -31,13 +31,11 @@ from featspace.training.vae import encode
 class PriorRecipe(Recipe):
     """Recipe of the prior: diffusers configuration of the UNet, transformers configuration of the text encoder.
 
-    start: folder of a prior of the same architectures whose weights are the first ones; None: random ones.
     teacher: whose last map of the clean photograph the UNet's middle block is aligned with; None: without.
     """
 
     unet: dict
     text: dict
-    start: str | None = None
     drop_caption: float = 0.5
     min_snr: float = 5.0
     teacher: TeacherRecipe | None = None
@@ -91,8 +89,8 @@ def run(recipe: PriorRecipe, photographs: Path, vae: Path, checkpoint: Path, cur
         "vocab_size": len(tokenizer),
     }
     unet, text = UNet2DConditionModel(**recipe.unet), CLIPTextModel(CLIPTextConfig(**recipe.text, **ids))
-    if recipe.start is not None:
-        first = StableDiffusionPipeline.from_pretrained(recipe.start, dtype=torch.float32)
+    if (start := recipe.first(checkpoint)) is not None:
+        first = StableDiffusionPipeline.from_pretrained(start, dtype=torch.float32)
         unet.load_state_dict(first.unet.state_dict())
         text.load_state_dict(first.text_encoder.state_dict())
     model = Denoiser(unet, text, captions, aligned=0 if maps is None else maps.shape[1])

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from featspace.encoders import load_encoder
+
+LOCKED = Path("..")
+"""Whose lock pins it: trainings run in `training`."""
 
 
 class TeacherRecipe(BaseModel):
@@ -25,7 +30,7 @@ class Teacher:
     """
 
     def __init__(self, network: str, size: int, device: torch.device | str = "cpu"):
-        self.encoder = load_encoder(network, input_size=size).to(device, memory_format=torch.channels_last)
+        self.encoder = load_encoder(network, LOCKED, input_size=size).to(device, memory_format=torch.channels_last)
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """Maps (N, C, h, w) after each stage, from fine to coarse, of images (N, 3, H, W) in [0, 1]; float32."""

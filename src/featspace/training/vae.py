@@ -18,7 +18,6 @@ from featspace.training.teacher import Teacher, TeacherRecipe, perceptual_error
 class VAERecipe(Recipe):
     """Recipe of the autoencoder, and its diffusers configuration.
 
-    start: folder of an autoencoder of the same architecture whose weights are the first ones; None: random ones.
     kl: weight of the KL divergence a latent element, beside a squared error a color value in [−1, 1].
     l1: weight of the absolute error a color value.
     teacher: of the perceptual loss, which is taken of every second image of a batch; None: without.
@@ -26,7 +25,6 @@ class VAERecipe(Recipe):
     """
 
     model: dict
-    start: str | None = None
     kl: float = 1e-4
     l1: float = 0.1
     teacher: TeacherRecipe | None = None
@@ -39,10 +37,8 @@ def run(recipe: VAERecipe, photographs: Path, checkpoint: Path, curve: Path, out
     held_out, _ = data.load_split(photographs, "val")
     torch.manual_seed(recipe.seed)
     model = AutoencoderKL(**recipe.model)
-    if recipe.start is not None:
-        first = AutoencoderKL.from_pretrained(recipe.start, dtype=torch.float32)
-        model.load_state_dict(first.state_dict())
-        model.register_to_config(scaling_factor=first.config.scaling_factor)
+    if (start := recipe.first(checkpoint)) is not None:
+        model.load_state_dict(AutoencoderKL.from_pretrained(start, dtype=torch.float32).state_dict())
     if recipe.frozen_encoder:
         model.encoder.requires_grad_(False)
         model.quant_conv.requires_grad_(False)
@@ -67,9 +63,8 @@ def run(recipe: VAERecipe, photographs: Path, checkpoint: Path, curve: Path, out
         return {"psnr": psnr(model, held_out)}
 
     model = fit(model, loss, evaluate, recipe, len(train), checkpoint, curve)
-    if not recipe.frozen_encoder:
-        latents = encode(model, train[:5000])
-        model.register_to_config(scaling_factor=round(float(1 / latents.std()), 5))
+    latents = encode(model, train[:5000])  # to the same scale where the encoder is frozen
+    model.register_to_config(scaling_factor=round(float(1 / latents.std()), 5))
     with atomic_dir(out) as aside:
         model.half().save_pretrained(aside)
 

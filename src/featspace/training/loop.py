@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from featspace.devices import choose_device
+from featspace.devices import choose_device, multiplies_bfloat16
 from featspace.errors import FeatspaceError
 from featspace.files import atomic_file
 
@@ -146,17 +146,10 @@ def fit(
 
 
 def mixed_precision(where: torch.device, model: nn.Module) -> Callable[[], contextlib.AbstractContextManager]:
-    """A context for the forward pass: bfloat16 where the hardware multiplies in it, else float32.
-
-    A CPU without such units computes in bfloat16 twelve times as slowly as in float32.
-    """
-    if where.type == "cpu":
-        able = torch.cpu.get_capabilities()
-        if not (able.get("amx_bf16") or able.get("avx512_bf16")):
-            return contextlib.nullcontext
-        kernels = cpu_kernels(model)
-    else:
-        kernels = contextlib.nullcontext
+    """A context for the forward pass: bfloat16 where the device multiplies in it, else float32."""
+    if not multiplies_bfloat16(where):
+        return contextlib.nullcontext
+    kernels = cpu_kernels(model) if where.type == "cpu" else contextlib.nullcontext
 
     @contextlib.contextmanager
     def context():

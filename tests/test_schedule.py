@@ -112,3 +112,10 @@ def test_a_recipe_that_does_not_fit_its_checkpoint_is_refused_before_anything_is
     YAML().dump(recipes, params)
     with pytest.raises(FeatspaceError, match="vae.pt: written with another recipe"):
         schedule.run(params, toy_photographs, tmp_path / "c", threads=1)
+
+
+def test_make_train_runs_it_at_the_lowest_priority():
+    command = ["make", "-n", "train", "THREADS=2", "SECONDS=60"]
+    shown = subprocess.run(command, cwd=Path(__file__).parents[1], check=True, capture_output=True, text=True).stdout
+    line = " ".join(shown.replace("\\\n", " ").split())
+    assert line.endswith("nice -n 19 ../.venv/bin/python -m featspace.training.schedule --threads 2 --seconds 60")

@@ -38,8 +38,9 @@ def lively(name: str) -> nn.Module:
 def test_a_folded_network_computes_the_same(name, norms, folded):
     model, images = lively(name), torch.randn(2, 3, 64, 64)
     assert sum(isinstance(module, nn.BatchNorm2d) for module in model.modules()) == norms
-    expected = model(images)
+    expected, names = model(images), {name for name, _ in model.named_modules()}
     assert fold_batch_norms(model, images[:1]) == folded
+    assert {name for name, _ in model.named_modules()} == names
     assert sum(isinstance(module, nn.BatchNorm2d) for module in model.modules()) == norms - folded
     torch.testing.assert_close(model(images), expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
 

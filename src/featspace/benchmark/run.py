@@ -118,7 +118,7 @@ class _Bench:
         self.encoder = load_encoder(self.settings.network, root, layer=self.settings.layer).to(self.device)
         judge = load_encoder(self.settings.judge, root).to(self.device)
         network = weights_sum(self.encoder.model)
-        if weights_sum(judge.model) == network:
+        if self.settings.judge == self.settings.network or weights_sum(judge.model) == network:
             raise UsageError(f"{name}: the judge, {self.settings.judge}, is the encoder itself; name another network")
         pipeline = load_pipeline(params.prior, root, params.precision, self.device)
         for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):

@@ -51,6 +51,15 @@ def write_prior(folder: Path) -> None:
 
 
 @pytest.fixture(scope="session")
+def toy_teacher(tmp_path_factory) -> str:
+    """Folder of an untrained classifier of 1000 classes, whose stages have maps."""
+    folder = tmp_path_factory.mktemp("teacher")
+    torch.manual_seed(0)
+    save_for_hf(timm.create_model("test_efficientnet", num_classes=1000), folder, safe_serialization=True)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
 def toy_photographs(tmp_path_factory):
     """Twelve 64×64 images of two classes in the layout of the training data."""
     folder = tmp_path_factory.mktemp("photographs")

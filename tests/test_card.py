@@ -7,11 +7,12 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from PIL import Image
 
 from featspace.encoders import load_encoder
 from featspace.errors import FeatspaceError
-from featspace.training import cards, data, measures, samples
+from featspace.training import cards, data, measures, samples, vae
 
 
 def test_frechet_distance_of_gaussians():
@@ -68,8 +69,33 @@ def test_samples_do_not_depend_on_the_batch(project, tmp_path, monkeypatch):
     assert np.abs(whole[0] - whole[1]).max() > 1
 
 
-def test_a_prior_that_stored_photographs_is_found_out(project, toy_photographs, tmp_path):
+def test_confidence_is_the_mean_of_the_highest_probability(toy_teacher, toy_photographs):
+    images, _ = data.load_split(toy_photographs, "val")
+    encoder = load_encoder(toy_teacher)
+    highest = [encoder.classify(data.to_unit(image[None])).softmax(1).max() for image in images]
+    assert measures.confidence(encoder, images) == pytest.approx(float(torch.stack(highest).mean()), rel=1e-4)
+
+
+def test_what_is_kept_of_an_image_is_all_of_it_if_nothing_changed(toy_teacher, toy_photographs):
+    images, _ = data.load_split(toy_photographs, "val")
+    encoder = load_encoder(toy_teacher)
+    assert measures.kept(encoder, images, images) == pytest.approx(1, abs=1e-5)
+    assert measures.kept(encoder, images, images.flip(0)) < 0.999
+
+
+def test_reconstructions_do_not_depend_on_the_batch(project, toy_photographs):
+    images, _ = data.load_split(toy_photographs, "val")
+    autoencoder = AutoencoderKL.from_pretrained(project / "data/models/prior/vae", dtype=torch.float32)
+    whole = measures.reconstruct(autoencoder, images).int()
+    parts = torch.cat([measures.reconstruct(autoencoder, image[None]).int() for image in images])
+    assert whole.shape == (12, 3, 64, 64) and (whole - parts).abs().max() <= 1
+    error = (whole - images.int()).square().float().mean((1, 2, 3)) / 255**2
+    assert vae.psnr(autoencoder, images) == pytest.approx(float(-10 * error.log10().mean()), abs=0.05)
+
+
+def test_a_prior_that_stored_photographs_is_found_out(project, toy_photographs, toy_teacher, tmp_path, monkeypatch):
     """Samples that are training photographs lie at distance zero, as in pixels mirrored ones do; the card says it."""
+    monkeypatch.setattr(measures, "ENCODER", toy_teacher)
     models = tmp_path / "models"
     shutil.copytree(project / "data/models", models)
     (models / "SHA256SUMS").unlink()

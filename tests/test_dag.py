@@ -17,6 +17,8 @@ from snakemake.api import OutputSettings, ResourceSettings, SnakemakeApi
 from snakemake.rules import Rule
 from snakemake.settings.enums import Quietness
 
+from featspace.params import Params
+
 PROJECT = Path(__file__).parents[1]
 
 PARAMS = """
@@ -129,6 +131,18 @@ def test_folders_end_in_a_slash(repo: Repo) -> None:
         for out in stage.outs:
             if out.hash_info:
                 assert out.hash_info.isdir == out.def_path.endswith("/"), out.def_path
+
+
+@pytest.mark.parametrize("profile", ["mini", "paper"])
+def test_each_network_of_a_profile_has_its_stages(profile: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(PROJECT)
+    with Repo(".") as repo:
+        names = parse_stages(repo).keys()
+    own = Params.load().profile(profile)
+    wanted = dict.fromkeys(("features", "decode", "references", "similarity"), own.encoders.keys())
+    for stage, networks in {**wanted, "featinv": own.featinv.controlnets.keys()}.items():
+        start = f"{stage}@{profile}-"
+        assert {name.removeprefix(start) for name in names if name.startswith(start)} == set(networks)
 
 
 def snakemake(*args: str) -> set[str]:

@@ -134,7 +134,7 @@ def test_the_polar_distance_is_the_relative_one_but_for_what_a_shorter_feature_g
         assert (polar_distance(scale * targets, targets) >= (1 - scale) ** 2 - 1e-9).all()
     zero = torch.zeros(1, 9, dtype=DTYPE, requires_grad=True)
     (gradient,) = torch.autograd.grad(polar_distance(zero, targets[:1]).sum(), zero)
-    assert gradient.isfinite().all()
+    assert gradient.isfinite().all() and gradient.square().isfinite().all()
 
 
 def test_units_that_are_off_are_switched_on():
@@ -273,5 +273,7 @@ def test_a_gradient_that_is_not_finite_leaves_its_sample_unguided():
 def test_what_cannot_be_decoded_is_refused():
     with pytest.raises(FeatspaceError, match="never finite"):
         decode(targets=torch.full((1, 12), torch.nan, dtype=DTYPE))
+    with pytest.raises(FeatspaceError, match="zero all over"):
+        decode((3, 4), targets=torch.cat([target_feature(5), torch.zeros(1, 12, dtype=DTYPE)]))
     with pytest.raises(UsageError, match="evaluations is 1"):
         decode(evaluations=1)

@@ -116,7 +116,8 @@ def test_free_memory_of_the_cpu_is_within_the_containers_limit(tmp_path, monkeyp
 def test_a_decoding_keeps_to_the_free_memory(tmp_path, monkeypatch, capsys, share, batches, spared):
     """`share` is of what one image takes with activations recomputed, below which the decoding is refused."""
     with torch.device("meta"):
-        prior, encoder = blank_prior(PRIOR), load_encoder("data/models/resnet", weights=False)
+        prior = blank_prior(PRIOR)
+    encoder = plan._shapes_of(load_encoder("data/models/resnet"))
     for part in (prior.unet, prior.vae):
         part.enable_gradient_checkpointing()
     free, seen = int(share * evaluation_cost(prior, encoder).kept), []

@@ -18,7 +18,7 @@ from featspace.encoders import load_encoder
 from featspace.errors import FeatspaceError
 from featspace.training import classifier, clip, data, photographs, prior, vae
 from featspace.training.__main__ import MODELS, read_recipe, train
-from featspace.training.loop import Recipe, batch_indices, fit
+from featspace.training.loop import Paused, Recipe, _schedule, batch_indices, fit
 
 RECIPES = Path(__file__).parents[1] / "training" / "params.yaml"
 SPEED = {"batch": 4, "lr": 1e-3, "compile": False}
@@ -53,7 +53,7 @@ VAE = {
 }
 
 
-def train_line(steps: int, folder, stop_at: int | None = None) -> nn.Module:
+def train_line(steps: int, folder, stop_at: int | None = None, **changes) -> nn.Module:
     """A linear model trained by the loop, interrupted before step `stop_at` if that is given."""
     torch.manual_seed(0)
     model, x = nn.Linear(3, 1), torch.randn(10, 3)
@@ -66,7 +66,7 @@ def train_line(steps: int, folder, stop_at: int | None = None) -> nn.Module:
         return (model(x[indices]) - x[indices].sum(1, keepdim=True) + 0.1 * noise).square().mean()
 
     calls: list = []
-    recipe = Recipe(steps=steps, checkpoint_seconds=-1, **SPEED)
+    recipe = Recipe(steps=steps, checkpoint_seconds=-1, evaluate_every=2, **SPEED | changes)
     return fit(model, loss, lambda m: {"bias": m.bias.item()}, recipe, 10, folder / "line.pt", folder / "line.csv")
 
 
@@ -84,10 +84,44 @@ def test_an_interrupted_run_resumes_exactly(tmp_path):
         assert (whole / "line.csv").read_bytes() == (parts / "line.csv").read_bytes()
 
 
+def test_a_training_whose_time_is_up_pauses_and_resumes_exactly(tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir()
+    parts.mkdir()
+    expected = train_line(4, whole)
+    for done in (1, 2, 3):
+        with pytest.raises(Paused, match=f"line: {done} of 4 steps"):
+            train_line(4, parts, seconds=1e-9)
+    assert torch.equal(expected.weight, train_line(4, parts, seconds=1e-9).weight)
+
+
+@pytest.mark.parametrize("shorter", [5, 11])
+def test_a_finished_training_can_be_made_longer(shorter, tmp_path):
+    """As if it had been that long from the start: it goes on from before the learning rate fell."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir()
+    parts.mkdir()
+    expected = train_line(20, whole)
+    ended = train_line(shorter, parts)
+    longer = train_line(20, parts)
+    assert torch.equal(expected.weight, longer.weight) and not torch.equal(ended.weight, longer.weight)
+    assert pd.read_csv(parts / "line.csv")["step"].iloc[-1] == 20
+
+
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path):
     train_line(3, tmp_path)
     with pytest.raises(FeatspaceError, match="another recipe"):
-        train_line(4, tmp_path)
+        train_line(3, tmp_path, lr=2e-3)
+    train_line(20, tmp_path)
+    with pytest.raises(FeatspaceError, match="another recipe"):  # its rate would have fallen long before
+        train_line(10, tmp_path)
+
+
+def test_the_learning_rate_rises_stays_and_falls():
+    recipe = Recipe(steps=100, warmup=10, decay=0.2, batch=1, lr=1)
+    rates = [_schedule(step, recipe) for step in range(100)]
+    assert rates[:2] == pytest.approx([0.1, 0.2]) and rates[9:81] == [1.0] * 72
+    assert rates[90] == pytest.approx(0.5) and rates[99] == pytest.approx(0.05)
 
 
 def test_averaging_keeps_masks_whole(tmp_path):
@@ -244,13 +278,19 @@ def test_a_new_model_removes_the_manifest_that_it_breaks(toy_photographs, tmp_pa
 
 @pytest.mark.parametrize("gpu", [False, True])
 @pytest.mark.parametrize("name", MODELS)
-def test_shipped_recipes_train(name, gpu, toy_photographs, tmp_path):
-    """Each recipe of training/params.yaml as it is, but for two steps of two images and uncompiled."""
+def test_shipped_recipes_train(name, gpu, toy_photographs, toy_teacher, tmp_path, monkeypatch):
+    """Each recipe of training/params.yaml, but for two steps of two images, uncompiled, with a toy teacher."""
+    monkeypatch.chdir(RECIPES.parent)
     recipe = read_recipe(RECIPES, name, gpu)
     assert recipe.compile == gpu
     longer = read_recipe(RECIPES, name, True)
     assert longer.steps * longer.batch > 5 * recipe.steps * recipe.batch or gpu
-    recipe = recipe.model_copy(update={"steps": 2, "batch": 2, "compile": False})
+    changes = {"steps": 2, "batch": 2, "compile": False}
+    if name == "vit":  # as the toy photographs have two classes
+        changes["start"] = None
+    if getattr(recipe, "teacher", None) is not None:
+        changes["teacher"] = recipe.teacher.model_copy(update={"network": toy_teacher})
+    recipe = recipe.model_copy(update=changes)
     files = tmp_path / "checkpoint.pt", tmp_path / "curve.csv", tmp_path / "out"
     run = {"vae": vae.run, "clip": clip.run}.get(name, classifier.run)
     if name == "prior":

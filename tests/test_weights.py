@@ -192,7 +192,7 @@ def test_fetch_from_another_working_directory(models: Path, monkeypatch: pytest.
 
 
 def test_fetch_of_a_folder_in_the_working_directory(project: Path, tmp_path: Path, monkeypatch) -> None:
-    shutil.copytree("data/models/resnet", tmp_path / "own")
+    shutil.copytree("data/models/vit", tmp_path / "own")
     monkeypatch.chdir(tmp_path)
     main(["fetch", "own", "--params", str(project / "params.yaml"), "--out", "own.json"])
     found = {Path(entry["path"]).name: entry["sha256"] for entry in json.loads(Path("own.json").read_text())["files"]}

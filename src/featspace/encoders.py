@@ -79,7 +79,7 @@ class Encoder(nn.Module):
     def _hasten(self) -> None:
         """Folds batch normalizations and lays images out as convolutions like it: the same function in less time."""
         like = next(self.model.parameters())
-        noise = torch.randn(1, 3, *self.input_size, generator=torch.Generator().manual_seed(0)).to(like)
+        noise = torch.randn(1, 3, *self.input_size, generator=torch.Generator().manual_seed(0), device="cpu").to(like)
         fold_batch_norms(self._trunk(self.model), noise, self.layer)
         self.model.to(memory_format=torch.channels_last)
 

@@ -18,12 +18,14 @@ from featspace.prior import timestep_at
 
 LEVELS = 5.0, 1.0
 """σ at which ℓ is descended: half of the budget at each."""
-RATE, LAST_RATE = 0.6, 0.06
+RATE, LAST_RATE = 0.8, 0.08
 """Adam's rate when a level begins and when it ends, in units of the level's noise √(1−ᾱ_t)."""
 BETAS = 0.9, 0.99
 """Adam's memories of the gradient and of its square."""
 ALONE = 0.15
 """The last share of the evaluations, which look at x̂ alone: at no copy."""
+SHORTEST = 1e-6
+"""Of the target's length, the least that a feature's direction is known from: below, its angle counts less and less."""
 RANGE = 10.0
 """κ′: the weight of pixels beyond [−1, 1], which saving clamps, so that ℓ alone would never bring them back."""
 NORM = 1.0
@@ -83,9 +85,11 @@ def fast_decode(
     tiny autoencoder's, takes its place at the first level; what it shows is never the result. `start`, clean latents z₀
     (N, C, h, w), takes the place of the first level: they are noised to σ = `level`, where all of the budget descends.
     A sample leaves at the first evaluation that finds ℓ ≤ `stop_at`; from then on its trace is NaN. A step from a
-    gradient that is not finite is left out. Raises FeatspaceError if a sample never had a finite distance, UsageError
-    for fewer than 2 evaluations.
+    gradient that is not finite is left out. Raises FeatspaceError for a target of zeros and if a sample never had a
+    finite distance, UsageError for fewer than 2 evaluations.
     """
+    if not (targets != 0).any(1).all():
+        raise FeatspaceError("a target feature is zero all over, which has no direction: decode another")
     planned = visits(alpha_bars, evaluations, start is not None, level)
     latents, best, trace = start, None, []
     z = draw_noise()
@@ -148,10 +152,9 @@ def polar_distance(features: Tensor, targets: Tensor) -> Tensor:
     ℓ/‖f*‖² is (ρ − 1)² + 2ρ·(1 − cos θ): the same near the target, where ρ is 1. Far from it that can be lowered by a
     shorter feature in place of a truer one, and units that ReLU has switched off have no gradient that leads back.
     """
-    tiny = torch.finfo(features.dtype).tiny
     lengths, wanted = features.norm(dim=1), targets.norm(dim=1)
-    cosine = (features * targets).sum(1) / (lengths * wanted).clamp_min(tiny)
-    return (lengths / wanted.clamp_min(tiny) - 1).square() + 2 * (1 - cosine)
+    cosine = (features * targets).sum(1) / (wanted * lengths.clamp_min(SHORTEST * wanted))
+    return (lengths / wanted - 1).square() + 2 * (1 - cosine)
 
 
 def _kept(best: tuple | None, going: Tensor, *found) -> tuple[Tensor, ...]:

@@ -7,11 +7,11 @@ half of the time of EfficientNet-Lite0 on a CPU.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import torch
-from timm.layers import BatchNormAct2d, Conv2dSame
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
@@ -28,6 +28,8 @@ def fold_batch_norms(model: nn.Module, inputs: Tensor, kept: str | None = None) 
     A model whose output would change beyond rounding is left as it was.
     """
     model.eval().requires_grad_(False)
+    if not any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
+        return 0
     before = {name: (module.weight, module.bias) for name, module in model.named_modules() if _is_conv(module)}
     expected = _tensor(model(inputs))
     folded = []
@@ -43,8 +45,7 @@ def fold_batch_norms(model: nn.Module, inputs: Tensor, kept: str | None = None) 
     places = [(parent, name, child) for parent in model.modules() for name, child in parent.named_children()]
     places = [(parent, name, norm) for parent, name, norm in places if id(norm) in norms]
     for parent, name, norm in places:
-        rest = nn.Sequential(norm.drop, norm.act) if isinstance(norm, BatchNormAct2d) else nn.Identity()
-        setattr(parent, name, rest)
+        setattr(parent, name, nn.Sequential(OrderedDict(norm.named_children())))  # timm's have an activation
     found = _tensor(model(inputs))
     if found.shape == expected.shape and (found - expected).abs().max() <= TOLERANCE * expected.abs().max():
         return len(folded)
@@ -76,7 +77,7 @@ def _pairs(model: nn.Module, inputs: Tensor) -> Iterator[tuple[str, nn.Conv2d, n
         for name, module in model.named_modules():
             if _is_conv(module):
                 hook = module.register_forward_hook(lambda *seen, name=name: ran(*seen, name=name))
-            elif type(module) in (nn.BatchNorm2d, BatchNormAct2d) and module.track_running_stats:
+            elif isinstance(module, nn.BatchNorm2d) and module.track_running_stats:
                 hook = module.register_forward_pre_hook(normed)
             else:
                 continue
@@ -88,7 +89,7 @@ def _pairs(model: nn.Module, inputs: Tensor) -> Iterator[tuple[str, nn.Conv2d, n
 
 
 def _is_conv(module: nn.Module) -> bool:
-    return type(module) in (nn.Conv2d, Conv2dSame) and module.padding_mode == "zeros"
+    return isinstance(module, nn.Conv2d) and module.padding_mode == "zeros"
 
 
 def _tensor(output) -> Tensor:

@@ -68,7 +68,7 @@ def failure(network: str = LITE0) -> str:
 
 
 def fetch(*networks: str) -> None:
-    needed = "prior: a, judge: a, encoders: {e: {network: a}}"
+    needed = "prior: a, judge: b, encoders: {e: {network: a}}"
     Path("params.yaml").write_text(f"seed: 0\nmini: {{resolution: 64, captions: {{pizza: a pizza}}, {needed}}}\n")
     main(["fetch", *networks, "--out", "weights.json"])
 
@@ -184,7 +184,7 @@ def test_altered_cache_is_refused_and_made_anew(cache: Path, install) -> None:
         (lambda state: state | {"more": torch.zeros(1)}, "297 tensors, not 296"),
         (lambda state: list(state.values()), "do not fit or are damaged"),
         (lambda state: state | {"_0": Path("a pickled object")}, "do not fit or are damaged"),
-        (lambda state: None, "0.1.0 has no weights"),
+        (lambda state: None, "0.1.0 has 0 files of weights, not one"),
     ],
 )
 def test_weights_of_something_else(cache: Path, install, change, message: str) -> None:

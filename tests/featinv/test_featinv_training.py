@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from PIL import Image
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
@@ -37,11 +38,11 @@ RECIPE = {
 
 @pytest.fixture
 def fit(project, toy_photographs, tmp_path):
-    """Trains with changes of the recipe into a folder of tmp_path; returns the weights and the curve."""
+    """Trains with changes of the recipe, `own` of the ControlNet's, into a folder of tmp_path; weights and curve."""
 
-    def run(name: str, **changes) -> tuple[dict[str, torch.Tensor], pd.DataFrame]:
+    def run(name: str, own: dict | None = None, **changes) -> tuple[dict[str, torch.Tensor], pd.DataFrame]:
         values = YAML(typ="safe").load((project / "params.yaml").read_text())
-        controlnet = {"network": "data/models/resnet", "folder": "unused"}
+        controlnet = {"network": "data/models/resnet", "folder": "unused", **(own or {})}
         recipe = {"photographs": str(toy_photographs), **RECIPE, **changes}
         steps = {"steps": 2, "controlnets": {"resnet": controlnet}, "training": recipe}
         values["mini"]["featinv"] = steps
@@ -78,6 +79,24 @@ def test_an_interrupted_training_takes_the_same_steps(fit, tmp_path, monkeypatch
     shutil.rmtree(tmp_path / "parts")
     with pytest.raises(FeatspaceError, match="checkpoint.pt: of a training with another recipe"):
         fit("parts", lr=1.0e-2)
+
+
+def test_a_controlnet_can_have_epochs_of_its_own(fit):
+    """12 photographs in batches of 4: three steps an epoch."""
+    assert fit("more", own={"epochs": 2.0}, validations=1)[1]["step"].tolist() == [6]
+
+
+def test_bfloat16_is_left_to_what_multiplies_in_it(fit, monkeypatch):
+    """A CPU without such units trains in float32, to the same weights."""
+    whole, _ = fit("whole", validations=1)
+    monkeypatch.setattr(train, "multiplies_bfloat16", lambda device: False)
+    again, _ = fit("again", validations=1, precision="bfloat16")
+    assert all(torch.equal(tensor, again[name]) for name, tensor in whole.items())
+    monkeypatch.setattr(train, "multiplies_bfloat16", lambda device: True)
+    AcceleratorState._reset_state()  # which accelerate keeps for a process
+    rounded, _ = fit("rounded", validations=1, precision="bfloat16")
+    AcceleratorState._reset_state()
+    assert any(not torch.equal(tensor, rounded[name]) for name, tensor in whole.items())
 
 
 def test_gradient_accumulation_changes_nothing_but_memory(fit):

@@ -13,10 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 
+import featspace
 from featspace.pipeline import FeatureDistance, as_saved
 
-SHARED = ("encoders", "folding", "images", "preprocessing", "prior", "similarity", "spatial", "benchmark.measure")
-"""Modules that every method's images and numbers come from, beside the method's own."""
+SHARED = ("encoders", "prior", "benchmark.measure")
+"""Modules that, with all that they import, every method's images and numbers come from, beside the method's own."""
+BESIDE = ("networks", "benchmark")
+"""Folders whose modules are imported by name, or use all methods: each file counts, not what it imports."""
 
 
 def identity_of(**parts: Any) -> str:
@@ -37,8 +40,9 @@ def weights_sum(*networks: nn.Module) -> str:
 def code_sum(module: str) -> str:
     """SHA-256 of the source of a method's module, of all that it imports of featspace, and of what methods share."""
     digest = hashlib.sha256(f"{inspect.getsource(FeatureDistance)}{inspect.getsource(as_saved)}".encode())
-    own = [file for name in SHARED if (file := _file(f"featspace.{name}"))]
-    for file in sorted({*own, *_imported(module)}):
+    shared = set().union(*(_imported(f"featspace.{name}") for name in SHARED))
+    beside = {file for name in BESIDE for file in Path(featspace.__path__[0], name).glob("*.py")}
+    for file in sorted(shared | beside | _imported(module)):
         digest.update(file.read_bytes())
     return digest.hexdigest()
 

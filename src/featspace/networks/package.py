@@ -44,8 +44,9 @@ def resolve(network: str, pin: Pin | None) -> Pin:
     if pin and pin.files:
         return pin
     paths = [path for path in found.files or () if path.suffix == ".pth"]
-    if not paths:
-        raise FeatspaceError(f"{network}: {name} {found.version} has no weights; {_install(name, found.version)}")
+    if len(paths) != 1:
+        what = f"{len(paths)} files of weights, not one"
+        raise FeatspaceError(f"{network}: {name} {found.version} has {what}; {_install(name, found.version)}")
     page = found.metadata.get("Home-page") or name
     files = {  # its name ends in the first digits of its SHA-256
         path.as_posix(): File(bytes=Path(path.locate()).stat().st_size, sha256=path.stem.rpartition("-")[2])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +15,7 @@ from featspace.devices import choose_device
 from featspace.errors import FeatspaceError, UsageError
 from featspace.training import classifier, clip, prior
 from featspace.training import vae as autoencoder
-from featspace.training.loop import Recipe
+from featspace.training.loop import Paused, Recipe
 from featspace.weights import MANIFEST
 
 MODELS = ("vae", "vit", "clip", "prior")
@@ -27,14 +29,16 @@ def train(
     checkpoints: Path = Path("checkpoints"),
     curves: Path = Path("curves"),
     vae: Path = Path("autoencoder"),
+    seconds: float = math.inf,
 ) -> None:
     """Trains NAME (vae, vit, clip or prior) by its recipe and writes its folder to OUT.
 
-    An interrupted run goes on from its checkpoint. The prior needs the trained autoencoder (--vae).
+    An interrupted run goes on from its checkpoint. The prior needs the trained autoencoder (--vae). Raises Paused after
+    so many seconds, whose checkpoint is saved.
     """
     if name not in MODELS:
         raise UsageError(f"{name}: no such model; choose one of {', '.join(MODELS)}")
-    recipe = read_recipe(params, name, choose_device().type == "cuda")
+    recipe = read_recipe(params, name, choose_device().type == "cuda").model_copy(update={"seconds": seconds})
     checkpoint, curve = checkpoints / f"{name}.pt", curves / f"{name}.csv"
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     curve.parent.mkdir(parents=True, exist_ok=True)
@@ -72,6 +76,9 @@ def read_recipe(params: Path, name: str, gpu: bool) -> Recipe:
 if __name__ == "__main__":
     try:
         typer.run(train)
+    except Paused as paused:
+        typer.echo(f"{paused}; the same command goes on", err=True)
+        raise SystemExit(os.EX_TEMPFAIL) from None  # a pipeline tool must not take it for done
     except FeatspaceError as error:
         typer.echo(f"featspace: error: {error}", err=True)
         raise SystemExit(error.exit_status) from None

@@ -27,6 +27,10 @@ MEASURES = {
     "top1": ("top-1 accuracy, 50 classes", "{:.3f}"),
     "zero_shot_top1": ("zero-shot top-1 accuracy, 50 classes, seven wordings averaged", "{:.3f}"),
     "psnr": ("PSNR of the autoencoder’s reconstructions, 64×64, dB", "{:.2f}"),
+    "kept_encoder": ("… and median cosine of EfficientNet-Lite0’s features, photograph to reconstruction", "{:.3f}"),
+    "kept_judge": ("… of the judge’s", "{:.3f}"),
+    "confidence_samples": ("mean probability of the judge’s first class, samples", "{:.3f}"),
+    "confidence_held_out": ("… held-out photographs", "{:.3f}"),
     "noise_error": ("mean squared error of the predicted noise, uniform over timesteps, empty prompt", "{:.4f}"),
     "frechet_samples": (
         "Fréchet distance to the training photographs, judge’s features, of as many samples as were held out",
@@ -62,8 +66,8 @@ They are research data, so the weights are for research only.
 
 ## Measured
 
-From these files, in float32, on the held-out photographs and {samples:,} samples of the empty prompt (50 DDIM steps
-in bfloat16, seeds 0, 1, 2, …): `cd training && dvc repro card`. The judge is `{judge}`.
+From these files, in float32, on the held-out photographs and {samples:,} samples of the empty prompt (50 DDIM steps,
+seeds 0, 1, 2, …): `cd training && dvc repro card`. The judge is `{judge}`.
 
 | model | measure | value |
 | --- | --- | --- |
@@ -113,7 +117,7 @@ def run(models: Path, photographs: Path, samples: Path, params_file: Path, out: 
         with style():
             drawings = {
                 "samples": matrix([_row("", shown[i : i + ACROSS]) for i in range(0, len(shown), ACROSS)]),
-                "reconstructions": matrix([_row("target", photos), _row("decoded", reconstruct(autoencoder, photos))]),
+                "reconstructions": matrix([_row("target", photos), _row("decoded", _decoded(autoencoder, photos))]),
                 "neighbors": histograms(neighbors),
             }
             for name, figure in drawings.items():
@@ -131,6 +135,11 @@ def run(models: Path, photographs: Path, samples: Path, params_file: Path, out: 
 
 def _row(name: str, images: list[Image.Image]) -> Row:
     return Row(name, [(image, "") for image in images])
+
+
+def _decoded(autoencoder: AutoencoderKL, photos: list[Image.Image]) -> list[Image.Image]:
+    pixels = torch.from_numpy(np.stack([np.asarray(photo) for photo in photos])).permute(0, 3, 1, 2)
+    return [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in reconstruct(autoencoder, pixels)]
 
 
 def _value(row: Measured) -> str:

@@ -7,16 +7,22 @@ from pathlib import Path
 import timm
 import torch
 from pydantic import Field
+from safetensors.torch import load_file
 from timm.models import save_for_hf
 from torch.nn import functional as F
 
+from featspace.devices import choose_device
 from featspace.files import atomic_dir
 from featspace.training import data
 from featspace.training.loop import Recipe, fit
+from featspace.training.teacher import Teacher, TeacherRecipe
 
 
 class ClassifierRecipe(Recipe):
-    """Recipe of a classifier: a timm architecture, its arguments and its augmentation."""
+    """Recipe of a classifier: a timm architecture, its arguments and its augmentation.
+
+    teacher: whose soft labels, over its own classes, a second head learns to give; None: labels alone.
+    """
 
     architecture: str
     model_args: dict = Field(default_factory=dict)
@@ -24,6 +30,19 @@ class ClassifierRecipe(Recipe):
     min_scale: float = 0.35
     mixup: float = Field(0.2, ge=0)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
+    teacher: TeacherRecipe | None = None
+
+
+class _TwoHeads(torch.nn.Module):
+    """A timm classifier with a second head of `classes`, which serves training alone."""
+
+    def __init__(self, model: torch.nn.Module, classes: int):
+        super().__init__()
+        self.model, self.second = model, torch.nn.Linear(model.head_hidden_size, classes)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        features = self.model.forward_head(self.model.forward_features(images), pre_logits=True)
+        return self.model.get_classifier()(features), self.second(features)
 
 
 def run(recipe: ClassifierRecipe, photographs: Path, checkpoint: Path, curve: Path, out: Path) -> None:
@@ -33,6 +52,11 @@ def run(recipe: ClassifierRecipe, photographs: Path, checkpoint: Path, curve: Pa
     names = data.class_names(photographs)
     torch.manual_seed(recipe.seed)
     model = timm.create_model(recipe.architecture, num_classes=len(names), **recipe.model_args)
+    if (start := recipe.first(checkpoint)) is not None:
+        model.load_state_dict(load_file(start / "model.safetensors"))
+    taught = recipe.teacher
+    teacher = None if taught is None else Teacher(taught.network, taught.size, choose_device())
+    model = _TwoHeads(model, 1 if teacher is None else teacher.encoder.model.num_classes)
     mean, std = data.normalization()
 
     def normalize(images: torch.Tensor) -> torch.Tensor:
@@ -48,7 +72,12 @@ def run(recipe: ClassifierRecipe, photographs: Path, checkpoint: Path, curve: Pa
             keep = torch._sample_dirichlet(torch.full((len(images), 2), recipe.mixup, device=images.device))[:, :1]
             images = images * keep.view(-1, 1, 1, 1) + images.roll(1, 0) * (1 - keep.view(-1, 1, 1, 1))
             target = target * keep + target.roll(1, 0) * (1 - keep)
-        return F.cross_entropy(model(normalize(images)).float(), target)
+        logits, imitated = model(normalize(images))
+        value = F.cross_entropy(logits.float(), target)
+        if teacher is not None:  # of the very same crops and mixtures (Beyer et al. 2022, arXiv 2106.05237)
+            wanted = teacher.answers(images)[1].softmax(1)
+            value = value + taught.weight * F.cross_entropy(imitated.float(), wanted)
+        return value
 
     @torch.no_grad()
     def evaluate(model) -> dict[str, float]:
@@ -56,10 +85,10 @@ def run(recipe: ClassifierRecipe, photographs: Path, checkpoint: Path, curve: Pa
         for pixels, label in zip(held_out.split(128), held_out_labels.split(128), strict=True):
             images = data.to_unit(pixels.to(next(model.parameters()).device))
             images = F.interpolate(images, recipe.input_size, mode="bicubic", antialias=True).clamp(0, 1)
-            hits.append(model(normalize(images)).argmax(1).cpu() == label)
+            hits.append(model.model(normalize(images)).argmax(1).cpu() == label)
         return {"top1": float(torch.cat(hits).float().mean())}
 
-    model = fit(model, loss, evaluate, recipe, len(train), checkpoint, curve)
+    model = fit(model, loss, evaluate, recipe, len(train), checkpoint, curve).model
     size = (3, recipe.input_size, recipe.input_size)
     model.pretrained_cfg = model.pretrained_cfg | {
         "input_size": size,

@@ -7,27 +7,35 @@ from pathlib import Path
 
 import open_clip
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
+from featspace.devices import choose_device
 from featspace.files import atomic_dir
 from featspace.training import data
 from featspace.training.loop import Recipe, fit
+from featspace.training.teacher import Teacher, TeacherRecipe
 
 
 class CLIPRecipe(Recipe):
-    """Recipe of the CLIP model: its open_clip configuration and its augmentation."""
+    """Recipe of the CLIP model: its open_clip configuration and its augmentation.
+
+    teacher: an ImageNet classifier. Image features learn to hold its features, and captions of its 1000 classes, in
+        WordNet's words, to match an image as it finds the classes likely. None: without.
+    """
 
     model: dict
     min_scale: float = 0.35
+    teacher: TeacherRecipe | None = None
 
 
 class _Contrast(torch.nn.Module):
-    """Image and text features and the logit scale in one forward, so that it compiles as a whole."""
+    """Image and text features in one forward, so that it compiles as a whole; `regress` serves training alone."""
 
-    def __init__(self, clip: open_clip.CLIP):
+    def __init__(self, clip: open_clip.CLIP, taught: int):
         super().__init__()
         self.clip = clip
+        self.regress = torch.nn.Linear(clip.visual.output_dim, taught)
 
     def forward(self, images: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return self.clip.encode_image(images), self.clip.encode_text(tokens)
@@ -43,7 +51,14 @@ def run(recipe: CLIPRecipe, photographs: Path, checkpoint: Path, curve: Path, ou
     tokenizer = open_clip.SimpleTokenizer(context_length=context)
     tokens = torch.stack([tokenizer([t.format(name) for name in names]) for t in data.TEMPLATES], 1)  # class, template
     torch.manual_seed(recipe.seed)
-    model = _Contrast(open_clip.CLIP(**recipe.model))
+    clip = open_clip.CLIP(**recipe.model)
+    if (start := recipe.first(checkpoint)) is not None:
+        clip.load_state_dict(load_file(start / "open_clip_model.safetensors"))
+    taught, teacher, wider = recipe.teacher, None, torch.empty(0)
+    if taught is not None:
+        teacher = Teacher(taught.network, taught.size, choose_device())
+        wider = torch.stack([tokenizer(wordings) for wordings in data.imagenet_captions()])  # class, wording
+    model = _Contrast(clip, 1 if teacher is None else teacher.encoder.dim)
 
     def normalize(images: torch.Tensor) -> torch.Tensor:
         shift, scale = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in (mean, std))
@@ -55,8 +70,13 @@ def run(recipe: CLIPRecipe, photographs: Path, checkpoint: Path, curve: Path, ou
         images = data.augment(images, size, generator, min_scale=recipe.min_scale)
         template = torch.randint(len(data.TEMPLATES), (len(names),), generator=generator, device=label.device)
         caption = tokens.to(label.device)[torch.arange(len(names), device=label.device), template]
+        if teacher is not None:
+            wording = torch.randint(wider.shape[1], (len(wider),), generator=generator, device=label.device)
+            more = wider.to(label.device)[torch.arange(len(wider), device=label.device), wording]
+            caption = torch.cat([caption, more])
         image, text = model(normalize(images), caption)
-        image, text = F.normalize(image.float(), dim=1), F.normalize(text.float(), dim=1)
+        raw, image, text = image.float(), F.normalize(image.float(), dim=1), F.normalize(text.float(), dim=1)
+        text, more = text[: len(names)], text[len(names) :]
         scale = model.clip.logit_scale.exp().clamp(max=100)
         logits = scale * image @ text.T
         # Captions are class captions, so a batch would hold many copies of one: each distinct caption stands
@@ -64,7 +84,14 @@ def run(recipe: CLIPRecipe, photographs: Path, checkpoint: Path, curve: Path, ou
         positive = F.one_hot(label, len(names)).float().T
         present = positive.sum(1) > 0
         positive = positive[present] / positive[present].sum(1, keepdim=True)
-        return 0.5 * (F.cross_entropy(logits, label) + F.cross_entropy(logits.T[present], positive))
+        value = 0.5 * (F.cross_entropy(logits, label) + F.cross_entropy(logits.T[present], positive))
+        if teacher is not None:
+            features, likely = teacher.answers(images)
+            distance = 1 - F.cosine_similarity(model.regress(raw), features)
+            value = value + taught.weight * (
+                distance.mean() + F.cross_entropy(scale * image @ more.T, likely.softmax(1))
+            )
+        return value
 
     @torch.no_grad()
     def evaluate(model) -> dict[str, float]:

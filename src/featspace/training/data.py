@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from PIL import Image
@@ -29,14 +30,21 @@ TEMPLATES = (
 
 def load_split(folder: Path, split: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Images (N, 3, 64, 64) uint8 and labels (N,) int64 of `<folder>/<split>.parquet` (columns image, label)."""
+    encoded = _read(folder, split, "image")["image"].combine_chunks().field("bytes").to_pylist()
+    pixels = np.stack([np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in encoded])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), load_labels(folder, split)
+
+
+def load_labels(folder: Path, split: str) -> torch.Tensor:
+    """Labels (N,) int64, in the order of `load_split`."""
+    return torch.tensor(_read(folder, split, "label")["label"].to_pylist())
+
+
+def _read(folder: Path, split: str, column: str) -> pa.Table:
     path = folder / f"{split}.parquet"
     if not path.is_file():
         raise FeatspaceError(f"{path}: no training photographs there; training/README.md says how to get them")
-    table = pq.read_table(path)
-    encoded = table["image"].combine_chunks().field("bytes").to_pylist()
-    pixels = np.stack([np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in encoded])
-    labels = torch.tensor(table["label"].to_pylist())
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), labels
+    return pq.read_table(path, columns=[column])
 
 
 def class_names(folder: Path) -> list[str]:
@@ -44,6 +52,21 @@ def class_names(folder: Path) -> list[str]:
     rows = json.loads((folder / "classes.json").read_text())
     rows = rows if isinstance(rows, list) else rows["classes"]
     return [row["name"].split(",")[0].strip() for row in sorted(rows, key=lambda row: row["label"])]
+
+
+def imagenet_captions() -> list[list[str]]:
+    """Four wordings of each of ImageNet's 1000 classes, in label order, from WordNet's lemmas and definitions.
+
+    The first name in two templates, the last name, and the definition.
+    """
+    from timm.data import ImageNetInfo
+
+    info, captions = ImageNetInfo(), []
+    for index in range(info.num_classes()):
+        names, _, definition = info.index_to_description(index, detailed=True).partition(": ")
+        names = [name.strip() for name in names.split(",")]
+        captions.append([TEMPLATES[0].format(names[0]), TEMPLATES[5].format(names[0]), names[-1], definition])
+    return captions
 
 
 def to_unit(pixels: torch.Tensor) -> torch.Tensor:

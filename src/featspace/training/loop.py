@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from featspace.devices import choose_device
+from featspace.devices import choose_device, multiplies_bfloat16
 from featspace.errors import FeatspaceError
 from featspace.files import atomic_file
 
@@ -28,11 +28,39 @@ class Recipe(BaseModel):
     steps: int = Field(ge=1)
     batch: int = Field(ge=1)
     lr: float = Field(gt=0)
+    warmup: int = Field(200, ge=0)
+    decay: float = Field(0.2, ge=0, le=1)
+    """Share of the steps, at the end, over which the learning rate falls to zero."""
+    start: str | None = None
+    """Folder of a model of the same architecture whose weights are the first ones; None: random ones."""
     weight_decay: float = Field(0.05, ge=0)
     ema: float = Field(0.999, ge=0, lt=1)
     seed: int = 0
     compile: bool = True
+    evaluate_every: int = Field(500, ge=1)
     checkpoint_seconds: float = 120
+    seconds: float = Field(math.inf, gt=0)
+    """After so many of them a training saves its state and stops (`Paused`)."""
+
+    @property
+    def stable(self) -> int:
+        """Steps before the learning rate falls."""
+        return self.steps - round(self.steps * self.decay)
+
+    def first(self, checkpoint: Path) -> Path | None:
+        """The folder whose weights a training begins with; None if with random ones, or if it goes on.
+
+        Raises FeatspaceError if it is not there: a pipeline tool removes a model before it is made anew.
+        """
+        if self.start is None or checkpoint.exists():
+            return None
+        if not Path(self.start).is_dir():
+            raise FeatspaceError(f"{self.start}: no weights to start from; get them again, then train by `make train`")
+        return Path(self.start)
+
+
+class Paused(Exception):
+    """A training used up its time; it goes on from its checkpoint."""
 
 
 def batch_indices(step: int, batch: int, count: int, seed: int) -> torch.Tensor:
@@ -53,22 +81,21 @@ def fit(
     count: int,
     checkpoint: Path,
     curve: Path,
-    evaluations: int = 5,
 ) -> nn.Module:
     """Trains `model` and returns the exponential moving average of its weights, in eval mode.
 
     `loss(model, indices, generator)` is the scalar loss on the samples `indices` of `count`; all its randomness
     comes from `generator` or the global one, both seeded by (seed, step): a run that was interrupted and resumed
     from `checkpoint` takes exactly the steps of one that was not. `curve` gets a row an evaluation.
-    AdamW, linear warm-up over 5 % of the steps, cosine decay to zero, gradient norm at most 1, bf16 autocast.
+    AdamW, gradient norm at most 1, bfloat16 where the hardware multiplies in it; a linear warm-up, a constant learning
+    rate, and at the end a linear decay to zero (Hägele et al. 2024, arXiv 2405.18392). The state before the decay is
+    kept beside the checkpoint, so that a training whose `steps` were raised goes on from there.
 
-    Raises FeatspaceError when the checkpoint was written with another recipe or model.
+    Raises FeatspaceError when the checkpoint was written with another recipe or model, and Paused.
     """
     where = choose_device()
     model.to(where, memory_format=torch.channels_last).train()
-    kernels = contextlib.nullcontext
-    if where.type == "cpu":
-        kernels = cpu_kernels(model)
+    precision = mixed_precision(where, model)
     decay = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
@@ -78,14 +105,14 @@ def fit(
     if rows:  # which a pipeline tool may have removed before it ran this again
         _write_curve(rows, curve)
     compiled = torch.compile(model) if recipe.compile else model
-    saved = time.monotonic()
+    started = saved = time.monotonic()
     progress = tqdm(total=recipe.steps, initial=step, desc=curve.stem, unit="step", mininterval=2)
     while step < recipe.steps:
         torch.manual_seed(recipe.seed * 1_000_003 + step)
         generator = torch.Generator(where).manual_seed(recipe.seed * 1_000_003 + step)
         for group in optimizer.param_groups:
-            group["lr"] = recipe.lr * _schedule(step, recipe.steps)
-        with torch.autocast(where.type, dtype=torch.bfloat16), kernels():
+            group["lr"] = recipe.lr * _schedule(step, recipe)
+        with precision():
             value = loss(compiled, batch_indices(step, recipe.batch, count, recipe.seed).to(where), generator)
         optimizer.zero_grad(set_to_none=True)
         value.backward()
@@ -97,19 +124,39 @@ def fit(
         progress.update()
         if step % 20 == 0:
             progress.set_postfix(loss=f"{running / seen:.4f}", refresh=False)
-        if step == recipe.steps or step % max(1, recipe.steps // evaluations) == 0:
+        if step == recipe.steps or step % recipe.evaluate_every == 0:
             _restore_constants(average.module, model)
             average.eval()
             rows.append({"step": step, "loss": running / seen, **evaluate(average.module)})
             _write_curve(rows, curve)
             tqdm.write(f"{curve.stem}: {rows[-1]}")
             running, seen = 0.0, 0
-        if step == recipe.steps or time.monotonic() - saved > recipe.checkpoint_seconds:
+        over = time.monotonic() - started > recipe.seconds
+        if step == recipe.steps or over or time.monotonic() - saved > recipe.checkpoint_seconds:
             _save(checkpoint, recipe, (step, rows, running, seen), model, average, optimizer)
             saved = time.monotonic()
+        if step == recipe.stable:
+            _save(_before_decay(checkpoint), recipe, (step, rows, running, seen), model, average, optimizer)
+        if over and step < recipe.steps:
+            progress.close()
+            raise Paused(f"{curve.stem}: {step:,} of {recipe.steps:,} steps")
     progress.close()
     _restore_constants(average.module, model)
     return average.module.to(memory_format=torch.contiguous_format).eval()
+
+
+def mixed_precision(where: torch.device, model: nn.Module) -> Callable[[], contextlib.AbstractContextManager]:
+    """A context for the forward pass: bfloat16 where the device multiplies in it, else float32."""
+    if not multiplies_bfloat16(where):
+        return contextlib.nullcontext
+    kernels = cpu_kernels(model) if where.type == "cpu" else contextlib.nullcontext
+
+    @contextlib.contextmanager
+    def context():
+        with torch.autocast(where.type, dtype=torch.bfloat16), kernels():
+            yield
+
+    return context
 
 
 def cpu_kernels(model: nn.Module) -> Callable[[], contextlib.AbstractContextManager]:
@@ -137,16 +184,20 @@ def _restore_constants(average: nn.Module, model: nn.Module) -> None:
             buffer.copy_(constants[name])
 
 
-def _schedule(step: int, steps: int) -> float:
-    warmup = max(1, steps // 20)
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+def _schedule(step: int, recipe: Recipe) -> float:
+    rise = (step + 1) / recipe.warmup if recipe.warmup else 1.0
+    fall = (recipe.steps - step) / max(1, recipe.steps - recipe.stable)
+    return min(1.0, rise, fall)
+
+
+def _before_decay(checkpoint: Path) -> Path:
+    return checkpoint.with_suffix(f".stable{checkpoint.suffix}")
 
 
 def _save(path: Path, recipe: Recipe, progress: tuple, model, average, optimizer) -> None:
     state = {
         "recipe": _identity(recipe),
+        "stable": recipe.stable,
         "progress": progress,
         "model": model.state_dict(),
         "average": average.state_dict(),
@@ -157,16 +208,35 @@ def _save(path: Path, recipe: Recipe, progress: tuple, model, average, optimizer
 
 
 def _resume(path: Path, recipe: Recipe, model, average, optimizer) -> tuple[int, list, float, int]:
-    if not path.exists():
+    state = _state(path, recipe)
+    if state is None:
         return 0, [], 0.0, 0
-    state = torch.load(path, map_location=choose_device(), weights_only=True)
-    if state["recipe"] != _identity(recipe):
-        raise FeatspaceError(f"{path}: written with another recipe ({state['recipe']}); delete it to start anew")
     model.load_state_dict(state["model"])
     average.load_state_dict(state["average"])
     optimizer.load_state_dict(state["optimizer"])
     return state["progress"]
 
 
+def _state(path: Path, recipe: Recipe) -> dict | None:
+    """The furthest state that lies on the way of `recipe`; None if nothing was saved."""
+    files = [file for file in (path, _before_decay(path)) if file.exists()]
+    states = [torch.load(file, map_location=choose_device(), weights_only=True, mmap=True) for file in files]
+    identity = _identity(recipe)
+    for state in states:
+        longer = {**state["recipe"], "steps": recipe.steps} == identity
+        # Up to where the learning rate of one of them begins to fall, both take the same steps.
+        if state["recipe"] == identity or (longer and state["progress"][0] <= min(recipe.stable, state["stable"])):
+            return state
+    if states:
+        raise FeatspaceError(f"{path}: written with another recipe ({states[0]['recipe']}); delete it to start anew")
+    return None
+
+
+def standing(path: Path, recipe: Recipe) -> int:
+    """Steps that the checkpoint `path` of `recipe` has behind it. Raises FeatspaceError for another recipe's."""
+    state = _state(path, recipe)
+    return 0 if state is None else state["progress"][0]
+
+
 def _identity(recipe: Recipe) -> dict:
-    return recipe.model_dump(exclude={"compile", "checkpoint_seconds"})
+    return recipe.model_dump(exclude={"compile", "evaluate_every", "checkpoint_seconds", "seconds"})

@@ -6,15 +6,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from featspace.encoders import Encoder, load_encoder
 from featspace.training import data, vae
+from featspace.training.teacher import LOCKED
+
+ENCODER = "package:efficientnet_lite0"
+"""An ImageNet classifier that no small model learned from."""
 
 
 class Measured(NamedTuple):
@@ -88,12 +90,26 @@ def noise_error(predict: Callable[[Tensor, Tensor], Tensor], latents: Tensor, al
 
 
 @torch.no_grad()
-def reconstruct(autoencoder: AutoencoderKL, photos: Sequence[Image.Image]) -> list[Image.Image]:
-    """The photographs after encoding (posterior mean) and decoding."""
-    pixels = torch.from_numpy(np.stack([np.asarray(photo) for photo in photos])).permute(0, 3, 1, 2)
-    decoded = autoencoder.decode(autoencoder.encode(data.to_unit(pixels) * 2 - 1).latent_dist.mean).sample
-    levels = ((decoded.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
-    return [Image.fromarray(image.numpy()) for image in levels]
+def confidence(encoder: Encoder, images: Tensor) -> float:
+    """Mean over uint8 images of the probability that the network's classifier gives its first class."""
+    logits = torch.cat([encoder.classify(data.to_unit(part)) for part in images.split(64)])
+    return float(logits.softmax(1).max(1).values.mean())
+
+
+@torch.no_grad()
+def reconstruct(autoencoder: AutoencoderKL, images: Tensor) -> Tensor:
+    """uint8 images (N, 3, H, W) after encoding (posterior mean) and decoding."""
+    parts = []
+    for part in images.split(64):
+        decoded = autoencoder.decode(autoencoder.encode(data.to_unit(part) * 2 - 1).latent_dist.mean).sample
+        parts.append(((decoded.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8))
+    return torch.cat(parts)
+
+
+def kept(encoder: Encoder, images: Tensor, reconstructions: Tensor) -> float:
+    """Median cosine of the features of uint8 images and of their reconstructions."""
+    cosines = F.cosine_similarity(features(encoder, images), features(encoder, reconstructions))
+    return float(cosines.median())
 
 
 def measure(models: Path, judge: Encoder, photographs: Path, samples: Tensor) -> tuple[list[Measured], list[Neighbors]]:
@@ -111,6 +127,9 @@ def measure(models: Path, judge: Encoder, photographs: Path, samples: Tensor) ->
 
     prior = StableDiffusionPipeline.from_pretrained(models / "prior", dtype=torch.float32)
     rows.append(Measured("prior", "psnr", vae.psnr(prior.vae, held_out)))
+    reconstructions = reconstruct(prior.vae, held_out)
+    for name, encoder in (("encoder", load_encoder(ENCODER, LOCKED)), ("judge", judge)):
+        rows.append(Measured("prior", f"kept_{name}", kept(encoder, held_out, reconstructions)))
     latents = vae.encode(prior.vae, held_out) * prior.vae.config.scaling_factor
     prompt, _ = prior.encode_prompt("", "cpu", 1, False)
     error = noise_error(
@@ -119,6 +138,8 @@ def measure(models: Path, judge: Encoder, photographs: Path, samples: Tensor) ->
     rows.append(Measured("prior", "noise_error", error))
 
     samples = samples[: len(held_out)]
+    for name, images in (("samples", samples), ("held_out", held_out)):
+        rows.append(Measured("prior", f"confidence_{name}", confidence(judge, images)))
     seen = {"train": features(judge, train), "held_out": features(judge, held_out), "samples": features(judge, samples)}
     rows += [
         Measured("prior", "frechet_samples", frechet_distance(seen["samples"], seen["train"])),

@@ -7,51 +7,76 @@ tokenizer. Captions are dropped half of the time, so the empty prompt is the unc
 from __future__ import annotations
 
 import gzip
+import hashlib
 from pathlib import Path
 
 import open_clip
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from featspace.architectures import SCHEDULE
 from featspace.devices import choose_device
-from featspace.files import atomic_dir
+from featspace.files import atomic_dir, atomic_file
 from featspace.training import data
 from featspace.training.loop import Recipe, fit
 from featspace.training.measures import noise_error
+from featspace.training.teacher import Teacher, TeacherRecipe
 from featspace.training.vae import encode
 
 
 class PriorRecipe(Recipe):
-    """Recipe of the prior: diffusers configuration of the UNet, transformers configuration of the text encoder."""
+    """Recipe of the prior: diffusers configuration of the UNet, transformers configuration of the text encoder.
+
+    teacher: whose last map of the clean photograph the UNet's middle block is aligned with; None: without.
+    """
 
     unet: dict
     text: dict
     drop_caption: float = 0.5
     min_snr: float = 5.0
+    teacher: TeacherRecipe | None = None
 
 
 class Denoiser(torch.nn.Module):
-    """Noise prediction from latents (N, 4, h, w), timesteps (N,), and which of `captions` (C, L) each sample has."""
+    """Noise prediction from latents (N, 4, h, w), timesteps (N,), and which of `captions` (C, L) each sample has.
 
-    def __init__(self, unet: UNet2DConditionModel, text: CLIPTextModel, captions: torch.Tensor):
+    With `aligned` channels also what a projection makes of the UNet's middle block, (N, aligned, h', w'), for the
+    representation alignment of Yu et al. 2024 (arXiv 2410.06940); it serves training alone.
+    """
+
+    def __init__(self, unet: UNet2DConditionModel, text: CLIPTextModel, captions: torch.Tensor, aligned: int = 0):
         super().__init__()
         self.unet, self.text = unet, text
         self.register_buffer("captions", captions, persistent=False)
+        self.projection = None
+        if aligned:
+            middle, width = unet.config.block_out_channels[-1], 256
+            layers = torch.nn.Conv2d(middle, width, 1), torch.nn.SiLU(), torch.nn.Conv2d(width, aligned, 1)
+            self.projection = torch.nn.Sequential(*layers)
+            unet.mid_block.register_forward_hook(self._keep)
 
-    def forward(self, latents: torch.Tensor, timesteps: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
+    def _keep(self, block: torch.nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+        self._middle = output
+
+    def forward(
+        self, latents: torch.Tensor, timesteps: torch.Tensor, which: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         used, position = which.unique(return_inverse=True)  # a caption is encoded once a batch
         context = self.text(self.captions[used]).last_hidden_state[position]
-        return self.unet(latents, timesteps, context).sample
+        noise = self.unet(latents, timesteps, context).sample
+        return noise, None if self.projection is None else self.projection(self._middle)
 
 
 def run(recipe: PriorRecipe, photographs: Path, vae: Path, checkpoint: Path, curve: Path, out: Path) -> None:
     """Trains on the latents of the training split and their mirror images; writes the pipeline folder `out`."""
     autoencoder = AutoencoderKL.from_pretrained(vae, dtype=torch.float32).eval()
-    scale = autoencoder.config.scaling_factor
-    latents, labels = _latents(autoencoder, photographs, "train", scale)
-    held_out, _ = _latents(autoencoder, photographs, "val", scale)
+    prepared = _prepare(recipe, autoencoder, photographs, checkpoint.with_suffix(".inputs.safetensors"))
+    latents, held_out, maps = prepared["latents"], prepared["held_out"], prepared.get("maps")
+    labels = data.load_labels(photographs, "train").repeat(2)
     names = data.class_names(photographs)
     tokenizer = clip_tokenizer(recipe.text["max_position_embeddings"])
     texts = [data.TEMPLATES[0].format(name) for name in names] + [""]
@@ -63,7 +88,12 @@ def run(recipe: PriorRecipe, photographs: Path, vae: Path, checkpoint: Path, cur
         "pad_token_id": tokenizer.pad_token_id,
         "vocab_size": len(tokenizer),
     }
-    model = Denoiser(UNet2DConditionModel(**recipe.unet), CLIPTextModel(CLIPTextConfig(**recipe.text, **ids)), captions)
+    unet, text = UNet2DConditionModel(**recipe.unet), CLIPTextModel(CLIPTextConfig(**recipe.text, **ids))
+    if (start := recipe.first(checkpoint)) is not None:
+        first = StableDiffusionPipeline.from_pretrained(start, dtype=torch.float32)
+        unet.load_state_dict(first.unet.state_dict())
+        text.load_state_dict(first.text_encoder.state_dict())
+    model = Denoiser(unet, text, captions, aligned=0 if maps is None else maps.shape[1])
     scheduler = DDIMScheduler(**SCHEDULE)
     alphas = scheduler.alphas_cumprod
 
@@ -78,15 +108,22 @@ def run(recipe: PriorRecipe, photographs: Path, vae: Path, checkpoint: Path, cur
         steps = torch.randint(len(alphas), (count,), generator=generator, device=where)
         drop = torch.rand(count, generator=generator, device=where) < recipe.drop_caption
         which = torch.where(drop, len(names), labels[indices.cpu()].to(where))
-        error = (model(noised(clean, steps, noise), steps, which).float() - noise).square().mean((1, 2, 3))
+        predicted, aligned = model(noised(clean, steps, noise), steps, which)
+        error = (predicted.float() - noise).square().mean((1, 2, 3))
         snr = (alphas / (1 - alphas)).to(where)[steps]
-        return (error * snr.clamp(max=recipe.min_snr) / snr).mean()  # Hang et al. 2023, for noise prediction
+        value = (error * snr.clamp(max=recipe.min_snr) / snr).mean()  # Hang et al. 2023, for noise prediction
+        if maps is not None:
+            seen = maps[indices.cpu() % len(maps)].to(where).float()
+            seen = torch.where((indices < len(maps)).view(-1, 1, 1, 1), seen, seen.flip(-1))
+            seen = F.interpolate(seen, aligned.shape[-2:], mode="bilinear")
+            value = value + recipe.teacher.weight * (1 - F.cosine_similarity(aligned.float(), seen)).mean()
+        return value
 
     def evaluate(model) -> dict[str, float]:
         where = next(model.parameters()).device
 
         def predict(z, t):
-            return model(z.to(where), t.to(where), torch.full_like(t, len(names), device=where))
+            return model(z.to(where), t.to(where), torch.full_like(t, len(names), device=where))[0]
 
         return {"held_out_error": noise_error(predict, held_out[: len(held_out) // 2], alphas)}
 
@@ -116,8 +153,31 @@ def clip_tokenizer(length: int) -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=length, **special)
 
 
-def _latents(vae: AutoencoderKL, photographs: Path, split: str, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
-    images, labels = data.load_split(photographs, split)
-    where = choose_device()
-    both = torch.cat([images, images.flip(-1)])
-    return encode(vae.to(where, memory_format=torch.channels_last), both) * scale, torch.cat([labels, labels])
+def _prepare(recipe: PriorRecipe, vae: AutoencoderKL, photographs: Path, file: Path) -> dict[str, torch.Tensor]:
+    """Scaled latents of the photographs and then of their mirror images, and the teacher's last maps (N, C, 4, 4).
+
+    They take long, so `file` keeps them for the next start; it is written anew for another autoencoder or teacher.
+    """
+    taught = recipe.teacher
+    weights = hashlib.sha256(b"".join(t.numpy().tobytes() for t in vae.state_dict().values())).hexdigest()
+    made_of = {"vae": weights, "teacher": "" if taught is None else f"{taught.network} {taught.size}"}
+    if file.exists():
+        with safe_open(file, "pt") as known:
+            if known.metadata() == made_of:
+                return {name: known.get_tensor(name) for name in known.keys()}  # noqa: SIM118 (not a dict)
+    where, scale = choose_device(), vae.config.scaling_factor
+    vae.to(where, memory_format=torch.channels_last)
+    train, _ = data.load_split(photographs, "train")
+    held_out, _ = data.load_split(photographs, "val")
+    made = {
+        "latents": encode(vae, torch.cat([train, train.flip(-1)])) * scale,
+        "held_out": encode(vae, torch.cat([held_out, held_out.flip(-1)])) * scale,
+    }
+    if taught is not None:
+        teacher = Teacher(taught.network, taught.size, where)
+        with torch.no_grad():
+            last = [teacher.maps(data.to_unit(part.to(where)))[-1].half().cpu() for part in train.split(64)]
+        made["maps"] = torch.cat(last)
+    with atomic_file(file) as aside:
+        save_file({name: value.contiguous() for name, value in made.items()}, aside, made_of)
+    return made

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from tqdm import tqdm
 from featspace.devices import choose_device
 from featspace.errors import FeatspaceError
 from featspace.files import atomic_file
-from featspace.training.loop import cpu_kernels
+from featspace.training.loop import mixed_precision
 
 STEPS = 50
 """Of DDIM."""
@@ -24,18 +23,18 @@ BATCH = 100
 def run(prior: Path, count: int, out: Path) -> None:
     """Writes `count` samples of the empty prompt as a .npy file, (count, H, W, 3) uint8; sample i has seed i.
 
-    They are drawn as the prior was trained, in bfloat16 where that is safe (autocast).
+    They are drawn as the prior was trained, in bfloat16 where the device multiplies in it.
     """
     where = choose_device()
     pipeline = StableDiffusionPipeline.from_pretrained(prior, dtype=torch.float32).to(where)
-    kernels = cpu_kernels(pipeline.unet) if where.type == "cpu" else contextlib.nullcontext
+    precision = mixed_precision(where, pipeline.unet)
     pipeline.unet.to(memory_format=torch.channels_last)
     pipeline.vae.to(memory_format=torch.channels_last)
     pipeline.set_progress_bar_config(disable=True)
     parts = []
     for start in tqdm(range(0, count, BATCH), desc="samples", unit="batch"):
         seeds = range(start, min(start + BATCH, count))
-        with torch.autocast(where.type, dtype=torch.bfloat16), kernels():
+        with precision():
             images = pipeline(
                 [""] * len(seeds),
                 num_inference_steps=STEPS,

@@ -8,18 +8,27 @@ import torch
 from diffusers import AutoencoderKL
 from torch.nn import functional as F
 
+from featspace.devices import choose_device
 from featspace.files import atomic_dir
 from featspace.training import data
-from featspace.training.loop import Recipe, fit
-
-KL_WEIGHT = 1e-4
-"""A latent element's noise then costs about 1e-4 of the reconstruction error: small enough to be sharp."""
+from featspace.training.loop import Recipe, fit, mixed_precision
+from featspace.training.teacher import Teacher, TeacherRecipe, perceptual_error
 
 
 class VAERecipe(Recipe):
-    """Recipe of the autoencoder, and its diffusers configuration."""
+    """Recipe of the autoencoder, and its diffusers configuration.
+
+    kl: weight of the KL divergence a latent element, beside a squared error a color value in [−1, 1].
+    l1: weight of the absolute error a color value.
+    teacher: of the perceptual loss, which is taken of every second image of a batch; None: without.
+    frozen_encoder: trains the decoder alone, so that a prior of the old latents still fits.
+    """
 
     model: dict
+    kl: float = 1e-4
+    l1: float = 0.1
+    teacher: TeacherRecipe | None = None
+    frozen_encoder: bool = False
 
 
 def run(recipe: VAERecipe, photographs: Path, checkpoint: Path, curve: Path, out: Path) -> None:
@@ -28,6 +37,13 @@ def run(recipe: VAERecipe, photographs: Path, checkpoint: Path, curve: Path, out
     held_out, _ = data.load_split(photographs, "val")
     torch.manual_seed(recipe.seed)
     model = AutoencoderKL(**recipe.model)
+    if (start := recipe.first(checkpoint)) is not None:
+        model.load_state_dict(AutoencoderKL.from_pretrained(start, dtype=torch.float32).state_dict())
+    if recipe.frozen_encoder:
+        model.encoder.requires_grad_(False)
+        model.quant_conv.requires_grad_(False)
+    taught = recipe.teacher
+    teacher = None if taught is None else Teacher(taught.network, taught.size, choose_device())
 
     def loss(model, indices, generator):
         images = _batch(train[indices.cpu()].to(indices.device))
@@ -38,13 +54,16 @@ def run(recipe: VAERecipe, photographs: Path, checkpoint: Path, curve: Path, out
         noise = torch.randn(mean.shape, generator=generator, device=mean.device)
         decoded = model.decode(mean + torch.exp(0.5 * logvar) * noise).sample.float()
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-        return F.mse_loss(decoded, images) + 0.1 * F.l1_loss(decoded, images) + KL_WEIGHT * kl
+        error = F.mse_loss(decoded, images) + recipe.l1 * F.l1_loss(decoded, images) + recipe.kl * kl
+        if teacher is not None:
+            error = error + taught.weight * perceptual_error(teacher, (decoded[::2] + 1) / 2, (images[::2] + 1) / 2)
+        return error
 
     def evaluate(model) -> dict[str, float]:
         return {"psnr": psnr(model, held_out)}
 
     model = fit(model, loss, evaluate, recipe, len(train), checkpoint, curve)
-    latents = encode(model, train[:5000])
+    latents = encode(model, train[:5000])  # to the same scale where the encoder is frozen
     model.register_to_config(scaling_factor=round(float(1 / latents.std()), 5))
     with atomic_dir(out) as aside:
         model.half().save_pretrained(aside)
@@ -63,9 +82,9 @@ def psnr(model: AutoencoderKL, images: torch.Tensor) -> float:
 
 @torch.no_grad()
 def encode(model: AutoencoderKL, images: torch.Tensor) -> torch.Tensor:
-    """Posterior means (N, 4, H/4, W/4) float32, unscaled, of uint8 images, on the CPU; computed in bfloat16."""
+    """Posterior means (N, 4, H/4, W/4) float32, unscaled, of uint8 images, on the CPU."""
     where = next(model.parameters()).device
-    with torch.autocast(where.type, dtype=torch.bfloat16):
+    with mixed_precision(where, model)():
         parts = (model.encode(_batch(part.to(where))).latent_dist.mean for part in images.split(128))
         return torch.cat([part.float().cpu() for part in parts])
 

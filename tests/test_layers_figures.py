@@ -42,7 +42,8 @@ def files(tmp_path_factory):
             value = 0.5 + len(table) / 100
             ends = {"low": value - 0.05, "high": value + 0.04}
             chance = {"chance": value / 5, "chance_low": value / 6, "chance_high": value / 4}
-            key = {"encoder": "net", "layer": layer, "shape": shape, "evaluations": 8, "measure": measure}
+            key = {"encoder": "net", "layer": layer, "shape": shape, "measure": measure}
+            key["evaluations"] = 32 if layer == "pooled" else 8
             table.append(key | {"value": value} | ends | chance)
     pd.DataFrame(table).to_csv(folder / "summary.csv", index=False)
     return folder
@@ -75,8 +76,8 @@ def test_each_image_is_in_its_photographs_row_and_its_layers_column(files):
     boxes = [axes.get_window_extent() for axes in figure.axes[: 1 + len(DEPTH)]]
     gaps = [right.x0 - left.x1 for left, right in zip(boxes, boxes[1:], strict=False)]
     assert gaps[0] == pytest.approx(2 * gaps[1], abs=2) and np.ptp(gaps[1:]) <= 1
-    note = figure.texts[-1].get_text()
-    assert "“net”" in note and "over 3 photographs" in note.replace("\n", " ")
+    note = figure.texts[-1].get_text().replace("\n", " ")
+    assert "“net”, in 8 to 32 guided evaluations" in note and "over 3 photographs" in note
 
 
 def test_each_point_is_the_tables_number(files):

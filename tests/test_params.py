@@ -41,6 +41,13 @@ def test_values_and_defaults(tmp_path: Path) -> None:
     assert tiny.similarity.jpeg == [95, 75, 50]
 
 
+def test_layers_are_in_the_order_of_the_file(tmp_path: Path) -> None:
+    tiny = load(tmp_path, SMALL + "  layers: {net: {stem: 4, blocks.1: 8, blocks.0: 2, pooled: 3}}\n").profile("tiny")
+    assert tiny.layers_of("net") == ["stem", "blocks.1", "blocks.0", "pooled"]
+    with pytest.raises(UsageError, match="layers of 'other' are not in the profile; there are: net"):
+        tiny.layers_of("other")
+
+
 def test_default_schedule_is_the_papers() -> None:
     decode = DecodeParams()
     late = (decode.steps - decode.emphasis_steps) * decode.recurrences
@@ -72,6 +79,12 @@ def test_found_in_working_directory_else_in_checkout(tmp_path: Path, monkeypatch
 
 
 WRONG = [
+    (
+        "  judge:",
+        "  layers: {nett: {blocks.0: 4}}\n  judge:",
+        "tiny.layers.nett is not an encoder (did you mean net?)",
+    ),
+    ("  judge:", "  layers: {net: {blocks.0: 1}}\n  judge:", "tiny.layers.net.blocks.0 is 1: it must be at least 2"),
     ("steps: 20", "steps: 0", "tiny.decode.steps is 0: it must be at least 2"),
     ("steps: 20", "steps: 1001", "tiny.decode.steps is 1001: it must be at most 1000"),
     ("steps: 20", "steps: true", "tiny.decode.steps is True: it must be a whole number"),

@@ -32,10 +32,12 @@ def draw(targets: Path, decoded: Path, table: Path) -> Figure:
             files += [Path(decoded) / layer / f"{photo.id}-0.png" for layer in layers["layer"]]
             rows.append(Row(photo.id, [(read_image(file), "") for file in files]))
     heads = [f"{name(row.layer)}\n{shape(row.shape)}\ncos {short(row.value)}" for row in layers.itertuples()]
+    spent = " to ".join(f"{count}" for count in sorted({layers["evaluations"].min(), layers["evaluations"].max()}))
     note = (
         f"Right of each photograph: images decoded from nothing but one layer’s features of it, encoder "
-        f"“{layers['encoder'].iloc[0]}”. Above: the layer, the shape of its map (channels × height × width), and the "
-        f"cosine similarity of the saved image’s map to the photograph’s, median over {len(rows)} photographs."
+        f"“{layers['encoder'].iloc[0]}”, in {spent} guided evaluations. Above: the layer, the shape of its map "
+        f"(channels × height × width), and the cosine similarity of the saved image’s map to the photograph’s, "
+        f"median over {len(rows)} photographs."
     )
     return matrix(rows, ["\n\nphotograph", *heads], textwrap.fill(note, 125), apart=1)
 

@@ -49,7 +49,9 @@ class BenchParams(Section):
         except ValidationError as error:
             sections = {"encoders": BenchEncoder, "unseen": BenchEncoder}
             sections |= dict.fromkeys(("tuning", "compared", "fast"), Images)
-            raise UsageError(f"{path}: {describe(error.errors()[0], cls, sections)}") from error
+            # A mistyped key first: it is also why another one is missing.
+            detail = min(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
+            raise UsageError(f"{path}: {describe(detail, cls, sections)}") from error
 
     def encoder(self, name: str) -> BenchEncoder:
         """Raises UsageError if there is none of that name."""

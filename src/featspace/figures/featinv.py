@@ -42,9 +42,9 @@ def reconstructions(folders: Sequence[Path]) -> Figure:
         images = [(read_image(folder / f"{id}-0.png"), f"{table.at[id, 'map_cosine']:.3f}") for id in ids]
         rows.append(Row(name, images))
     note = (
-        "Each row: images that one ControlNet makes of nothing but a network’s feature of the photograph, unpooled or "
-        "pooled. Numbers: cosine similarity of the network’s unpooled map of the image to the photograph’s, averaged "
-        "over positions."
+        "Each row: images that one ControlNet makes of nothing but a network’s feature of the photograph, a map or "
+        "pooled. Numbers: cosine similarity of that map of the image to the photograph’s, averaged over positions; "
+        "where the feature is pooled, of the map that it is pooled from."
     )
     return matrix(rows, heads, textwrap.fill(note, 115))
 

@@ -115,7 +115,7 @@ def test_a_recipe_that_does_not_fit_its_checkpoint_is_refused_before_anything_is
 
 
 def test_make_train_runs_it_at_the_lowest_priority():
-    command = ["make", "-n", "train", "THREADS=2", "SECONDS=60"]
+    command = ["make", "-n", "--no-print-directory", "train", "THREADS=2", "SECONDS=60"]  # `make test` is a make, too
     shown = subprocess.run(command, cwd=Path(__file__).parents[1], check=True, capture_output=True, text=True).stdout
     line = " ".join(shown.replace("\\\n", " ").split())
     assert line.endswith("nice -n 19 ../.venv/bin/python -m featspace.training.schedule --threads 2 --seconds 60")

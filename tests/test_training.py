@@ -95,6 +95,16 @@ def test_a_training_whose_time_is_up_pauses_and_resumes_exactly(tmp_path):
     assert torch.equal(expected.weight, train_line(4, parts, seconds=1e-9).weight)
 
 
+def test_a_training_that_must_end_in_time_is_one_of_fewer_steps(tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole.mkdir()
+    cut.mkdir()
+    ended = train_line(10_000, cut, until=0)
+    steps = int(pd.read_csv(cut / "line.csv")["step"].iloc[-1])
+    assert steps == 26  # the 21 that it takes to know how long one takes, and the fall
+    assert torch.equal(ended.weight, train_line(steps, whole).weight)
+
+
 @pytest.mark.parametrize("shorter", [5, 11])
 def test_a_finished_training_can_be_made_longer(shorter, tmp_path):
     """As if it had been that long from the start: it goes on from before the learning rate fell."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -30,15 +31,17 @@ def train(
     curves: Path = Path("curves"),
     vae: Path = Path("autoencoder"),
     seconds: float = math.inf,
+    within: float = math.inf,
 ) -> None:
     """Trains NAME (vae, vit, clip or prior) by its recipe and writes its folder to OUT.
 
     An interrupted run goes on from its checkpoint. The prior needs the trained autoencoder (--vae). Raises Paused after
-    so many seconds, whose checkpoint is saved.
+    --seconds, its checkpoint saved; with --within it takes as many steps as fit into so many seconds, and is done.
     """
     if name not in MODELS:
         raise UsageError(f"{name}: no such model; choose one of {', '.join(MODELS)}")
-    recipe = read_recipe(params, name, choose_device().type == "cuda").model_copy(update={"seconds": seconds})
+    limits = {"seconds": seconds, "until": time.monotonic() + within}
+    recipe = read_recipe(params, name, choose_device().type == "cuda").model_copy(update=limits)
     checkpoint, curve = checkpoints / f"{name}.pt", curves / f"{name}.csv"
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     curve.parent.mkdir(parents=True, exist_ok=True)

@@ -47,26 +47,27 @@ class _TwoHeads(torch.nn.Module):
 
 def run(recipe: ClassifierRecipe, photographs: Path, checkpoint: Path, curve: Path, out: Path) -> None:
     """Trains and writes the timm folder `out` (config.json, model.safetensors in float16)."""
-    train, labels = data.load_split(photographs, "train")
-    held_out, held_out_labels = data.load_split(photographs, "val")
+    where = choose_device()
+    train, labels = (part.to(where) for part in data.load_split(photographs, "train"))
+    held_out, held_out_labels = (part.to(where) for part in data.load_split(photographs, "val"))
     names = data.class_names(photographs)
     torch.manual_seed(recipe.seed)
     model = timm.create_model(recipe.architecture, num_classes=len(names), **recipe.model_args)
     if (start := recipe.first(checkpoint)) is not None:
         model.load_state_dict(load_file(start / "model.safetensors"))
     taught = recipe.teacher
-    teacher = None if taught is None else Teacher(taught.network, taught.size, choose_device())
+    teacher = None if taught is None else Teacher(taught.network, taught.size, where)
     model = _TwoHeads(model, 1 if teacher is None else teacher.encoder.model.num_classes)
     mean, std = data.normalization()
+    shift, spread = (torch.tensor(values, device=where).view(1, 3, 1, 1) for values in (mean, std))
 
     def normalize(images: torch.Tensor) -> torch.Tensor:
-        shift, scale = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in (mean, std))
-        return ((images - shift) / scale).contiguous(memory_format=torch.channels_last)
+        return ((images - shift) / spread).contiguous(memory_format=torch.channels_last)
 
     def loss(model, indices, generator):
-        images = data.to_unit(train[indices.cpu()].to(indices.device))
+        images = data.to_unit(train[indices])
         images = data.augment(images, recipe.input_size, generator, min_scale=recipe.min_scale)
-        target = F.one_hot(labels[indices.cpu()].to(indices.device), len(names)).float()
+        target = F.one_hot(labels[indices], len(names)).float()
         target = target * (1 - recipe.label_smoothing) + recipe.label_smoothing / len(names)
         if recipe.mixup:  # one mixing weight a sample, partner by rotation of the batch (Zhang et al. 2018)
             keep = torch._sample_dirichlet(torch.full((len(images), 2), recipe.mixup, device=images.device))[:, :1]
@@ -83,9 +84,9 @@ def run(recipe: ClassifierRecipe, photographs: Path, checkpoint: Path, curve: Pa
     def evaluate(model) -> dict[str, float]:
         hits = []
         for pixels, label in zip(held_out.split(128), held_out_labels.split(128), strict=True):
-            images = data.to_unit(pixels.to(next(model.parameters()).device))
+            images = data.to_unit(pixels)
             images = F.interpolate(images, recipe.input_size, mode="bicubic", antialias=True).clamp(0, 1)
-            hits.append(model.model(normalize(images)).argmax(1).cpu() == label)
+            hits.append(model.model(normalize(images)).argmax(1) == label)
         return {"top1": float(torch.cat(hits).float().mean())}
 
     model = fit(model, loss, evaluate, recipe, len(train), checkpoint, curve).model

@@ -43,36 +43,37 @@ class _Contrast(torch.nn.Module):
 
 def run(recipe: CLIPRecipe, photographs: Path, checkpoint: Path, curve: Path, out: Path) -> None:
     """Trains and writes the open_clip folder `out` (open_clip_config.json, open_clip_model.safetensors)."""
-    train, labels = data.load_split(photographs, "train")
-    held_out, held_out_labels = data.load_split(photographs, "val")
+    where = choose_device()
+    train, labels = (part.to(where) for part in data.load_split(photographs, "train"))
+    held_out, held_out_labels = (part.to(where) for part in data.load_split(photographs, "val"))
     names = data.class_names(photographs)
     mean, std = data.normalization()
+    shift, spread = (torch.tensor(values, device=where).view(1, 3, 1, 1) for values in (mean, std))
     size, context = recipe.model["vision_cfg"]["image_size"], recipe.model["text_cfg"]["context_length"]
     tokenizer = open_clip.SimpleTokenizer(context_length=context)
-    tokens = torch.stack([tokenizer([t.format(name) for name in names]) for t in data.TEMPLATES], 1)  # class, template
+    tokens = torch.stack([tokenizer([t.format(name) for name in names]) for t in data.TEMPLATES], 1).to(where)
+    # (class, template, token)
     torch.manual_seed(recipe.seed)
     clip = open_clip.CLIP(**recipe.model)
     if (start := recipe.first(checkpoint)) is not None:
         clip.load_state_dict(load_file(start / "open_clip_model.safetensors"))
     taught, teacher, wider = recipe.teacher, None, torch.empty(0)
     if taught is not None:
-        teacher = Teacher(taught.network, taught.size, choose_device())
-        wider = torch.stack([tokenizer(wordings) for wordings in data.imagenet_captions()])  # class, wording
+        teacher = Teacher(taught.network, taught.size, where)
+        wider = torch.stack([tokenizer(wordings) for wordings in data.imagenet_captions()]).to(where)
     model = _Contrast(clip, 1 if teacher is None else teacher.encoder.dim)
 
     def normalize(images: torch.Tensor) -> torch.Tensor:
-        shift, scale = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in (mean, std))
-        return ((images - shift) / scale).contiguous(memory_format=torch.channels_last)
+        return ((images - shift) / spread).contiguous(memory_format=torch.channels_last)
 
     def loss(model, indices, generator):
-        label = labels[indices.cpu()].to(indices.device)
-        images = data.to_unit(train[indices.cpu()].to(indices.device))
+        label, images = labels[indices], data.to_unit(train[indices])
         images = data.augment(images, size, generator, min_scale=recipe.min_scale)
         template = torch.randint(len(data.TEMPLATES), (len(names),), generator=generator, device=label.device)
-        caption = tokens.to(label.device)[torch.arange(len(names), device=label.device), template]
+        caption = tokens[torch.arange(len(names), device=label.device), template]
         if teacher is not None:
             wording = torch.randint(wider.shape[1], (len(wider),), generator=generator, device=label.device)
-            more = wider.to(label.device)[torch.arange(len(wider), device=label.device), wording]
+            more = wider[torch.arange(len(wider), device=label.device), wording]
             caption = torch.cat([caption, more])
         image, text = model(normalize(images), caption)
         raw, image, text = image.float(), F.normalize(image.float(), dim=1), F.normalize(text.float(), dim=1)
@@ -95,13 +96,12 @@ def run(recipe: CLIPRecipe, photographs: Path, checkpoint: Path, curve: Path, ou
 
     @torch.no_grad()
     def evaluate(model) -> dict[str, float]:
-        where = next(model.parameters()).device
-        text = F.normalize(model.clip.encode_text(tokens.flatten(0, 1).to(where)), dim=1)
+        text = F.normalize(model.clip.encode_text(tokens.flatten(0, 1)), dim=1)
         text = F.normalize(text.unflatten(0, tokens.shape[:2]).mean(1), dim=1)
         hits = []
         for pixels, label in zip(held_out.split(128), held_out_labels.split(128), strict=True):
-            images = F.interpolate(data.to_unit(pixels.to(where)), size, mode="bicubic", antialias=True).clamp(0, 1)
-            hits.append((model.clip.encode_image(normalize(images)) @ text.T).argmax(1).cpu() == label)
+            images = F.interpolate(data.to_unit(pixels), size, mode="bicubic", antialias=True).clamp(0, 1)
+            hits.append((model.clip.encode_image(normalize(images)) @ text.T).argmax(1) == label)
         return {"zero_shot_top1": float(torch.cat(hits).float().mean())}
 
     clip = fit(model, loss, evaluate, recipe, len(train), checkpoint, curve).clip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -41,6 +42,8 @@ class Recipe(BaseModel):
     checkpoint_seconds: float = 120
     seconds: float = Field(math.inf, gt=0)
     """After so many of them a training saves its state and stops (`Paused`)."""
+    until: float = math.inf
+    """As many steps as fit until then, by `time.monotonic`: `steps` is lowered while the learning rate is constant."""
 
     @property
     def stable(self) -> int:
@@ -59,18 +62,26 @@ class Recipe(BaseModel):
         return Path(self.start)
 
 
+WARM_UP = 20
+"""Steps whose time is not typical."""
+
+
 class Paused(Exception):
     """A training used up its time; it goes on from its checkpoint."""
 
 
 def batch_indices(step: int, batch: int, count: int, seed: int) -> torch.Tensor:
     """Indices of step `step`: epochs are permutations drawn from (seed, epoch), so nothing has to be saved."""
-    start, indices = step * batch, []
-    while len(indices) < batch:
-        epoch, offset = divmod(start + len(indices), count)
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
-        indices += order[offset : offset + batch - len(indices)].tolist()
-    return torch.tensor(indices)
+    start, parts = step * batch, []
+    while (found := sum(map(len, parts))) < batch:
+        epoch, offset = divmod(start + found, count)
+        parts.append(_order(count, seed, epoch)[offset : offset + batch - found])
+    return torch.cat(parts)
+
+
+@functools.lru_cache(2)
+def _order(count: int, seed: int, epoch: int) -> torch.Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
 
 
 def fit(
@@ -96,6 +107,8 @@ def fit(
     where = choose_device()
     model.to(where, memory_format=torch.channels_last).train()
     precision = mixed_precision(where, model)
+    if where.type == "cuda":
+        torch.set_float32_matmul_precision("high")
     decay = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
@@ -104,8 +117,9 @@ def fit(
     step, rows, running, seen = _resume(checkpoint, recipe, model, average, optimizer)
     if rows:  # which a pipeline tool may have removed before it ran this again
         _write_curve(rows, curve)
-    compiled = torch.compile(model) if recipe.compile else model
+    compiled = torch.compile(model, dynamic=False) if recipe.compile else model
     started = saved = time.monotonic()
+    first, timed = step, started  # the first steps compile
     progress = tqdm(total=recipe.steps, initial=step, desc=curve.stem, unit="step", mininterval=2)
     while step < recipe.steps:
         torch.manual_seed(recipe.seed * 1_000_003 + step)
@@ -120,23 +134,31 @@ def fit(
         optimizer.step()
         average.update_parameters(model)
         step, seen = step + 1, seen + 1
-        running = running + float(value.detach())
+        running = running + value.detach().double()  # read only where it is shown: reading waits for the device
         progress.update()
         if step % 20 == 0:
-            progress.set_postfix(loss=f"{running / seen:.4f}", refresh=False)
+            progress.set_postfix(loss=f"{float(running) / seen:.4f}", refresh=False)
         if step == recipe.steps or step % recipe.evaluate_every == 0:
             _restore_constants(average.module, model)
             average.eval()
-            rows.append({"step": step, "loss": running / seen, **evaluate(average.module)})
+            rows.append({"step": step, "loss": float(running) / seen, **evaluate(average.module)})
             _write_curve(rows, curve)
             tqdm.write(f"{curve.stem}: {rows[-1]}")
             running, seen = 0.0, 0
-        over = time.monotonic() - started > recipe.seconds
+        now = time.monotonic()
+        if step == first + WARM_UP:
+            timed = now
+        if step > first + WARM_UP and step < recipe.stable:
+            fall = step * recipe.decay / (1 - recipe.decay) if recipe.decay < 1 else 0
+            if now + fall * (now - timed) / (step - first - WARM_UP) > recipe.until:
+                recipe = recipe.model_copy(update={"steps": round(step + fall)})
+                progress.total = recipe.steps
+        over = now - started > recipe.seconds
         if step == recipe.steps or over or time.monotonic() - saved > recipe.checkpoint_seconds:
-            _save(checkpoint, recipe, (step, rows, running, seen), model, average, optimizer)
+            _save(checkpoint, recipe, (step, rows, float(running), seen), model, average, optimizer)
             saved = time.monotonic()
         if step == recipe.stable:
-            _save(_before_decay(checkpoint), recipe, (step, rows, running, seen), model, average, optimizer)
+            _save(_before_decay(checkpoint), recipe, (step, rows, float(running), seen), model, average, optimizer)
         if over and step < recipe.steps:
             progress.close()
             raise Paused(f"{curve.stem}: {step:,} of {recipe.steps:,} steps")
@@ -239,4 +261,4 @@ def standing(path: Path, recipe: Recipe) -> int:
 
 
 def _identity(recipe: Recipe) -> dict:
-    return recipe.model_dump(exclude={"compile", "evaluate_every", "checkpoint_seconds", "seconds"})
+    return recipe.model_dump(exclude={"compile", "evaluate_every", "checkpoint_seconds", "seconds", "until"})

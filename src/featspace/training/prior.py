@@ -65,8 +65,7 @@ class Denoiser(torch.nn.Module):
     def forward(
         self, latents: torch.Tensor, timesteps: torch.Tensor, which: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        used, position = which.unique(return_inverse=True)  # a caption is encoded once a batch
-        context = self.text(self.captions[used]).last_hidden_state[position]
+        context = self.text(self.captions).last_hidden_state[which]  # a caption is encoded once a batch
         noise = self.unet(latents, timesteps, context).sample
         return noise, None if self.projection is None else self.projection(self._middle)
 
@@ -75,8 +74,10 @@ def run(recipe: PriorRecipe, photographs: Path, vae: Path, checkpoint: Path, cur
     """Trains on the latents of the training split and their mirror images; writes the pipeline folder `out`."""
     autoencoder = AutoencoderKL.from_pretrained(vae, dtype=torch.float32).eval()
     prepared = _prepare(recipe, autoencoder, photographs, checkpoint.with_suffix(".inputs.safetensors"))
-    latents, held_out, maps = prepared["latents"], prepared["held_out"], prepared.get("maps")
-    labels = data.load_labels(photographs, "train").repeat(2)
+    where = choose_device()
+    latents, held_out = prepared["latents"].to(where), prepared["held_out"]
+    maps = prepared["maps"].to(where) if "maps" in prepared else None
+    labels = data.load_labels(photographs, "train").repeat(2).to(where)
     names = data.class_names(photographs)
     tokenizer = clip_tokenizer(recipe.text["max_position_embeddings"])
     texts = [data.TEMPLATES[0].format(name) for name in names] + [""]
@@ -95,33 +96,30 @@ def run(recipe: PriorRecipe, photographs: Path, vae: Path, checkpoint: Path, cur
         text.load_state_dict(first.text_encoder.state_dict())
     model = Denoiser(unet, text, captions, aligned=0 if maps is None else maps.shape[1])
     scheduler = DDIMScheduler(**SCHEDULE)
-    alphas = scheduler.alphas_cumprod
+    alphas = scheduler.alphas_cumprod.to(where)
 
     def noised(clean, steps, noise):
-        keep = alphas.to(clean.device)[steps].view(-1, 1, 1, 1)
+        keep = alphas[steps].view(-1, 1, 1, 1)
         return (keep.sqrt() * clean + (1 - keep).sqrt() * noise).contiguous(memory_format=torch.channels_last)
 
     def loss(model, indices, generator):
-        where, count = indices.device, len(indices)
-        clean = latents[indices.cpu()].to(where)
+        clean, count = latents[indices], len(indices)
         noise = torch.randn(clean.shape, generator=generator, device=where)
         steps = torch.randint(len(alphas), (count,), generator=generator, device=where)
         drop = torch.rand(count, generator=generator, device=where) < recipe.drop_caption
-        which = torch.where(drop, len(names), labels[indices.cpu()].to(where))
+        which = torch.where(drop, len(names), labels[indices])
         predicted, aligned = model(noised(clean, steps, noise), steps, which)
         error = (predicted.float() - noise).square().mean((1, 2, 3))
-        snr = (alphas / (1 - alphas)).to(where)[steps]
+        snr = (alphas / (1 - alphas))[steps]
         value = (error * snr.clamp(max=recipe.min_snr) / snr).mean()  # Hang et al. 2023, for noise prediction
         if maps is not None:
-            seen = maps[indices.cpu() % len(maps)].to(where).float()
+            seen = maps[indices % len(maps)].float()
             seen = torch.where((indices < len(maps)).view(-1, 1, 1, 1), seen, seen.flip(-1))
             seen = F.interpolate(seen, aligned.shape[-2:], mode="bilinear")
             value = value + recipe.teacher.weight * (1 - F.cosine_similarity(aligned.float(), seen)).mean()
         return value
 
     def evaluate(model) -> dict[str, float]:
-        where = next(model.parameters()).device
-
         def predict(z, t):
             return model(z.to(where), t.to(where), torch.full_like(t, len(names), device=where))[0]
 

@@ -34,18 +34,24 @@ class Teacher:
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """Maps (N, C, h, w) after each stage, from fine to coarse, of images (N, 3, H, W) in [0, 1]; float32."""
-        with torch.autocast(images.device.type, enabled=False):
+        with self._precision(images):
             inputs = self.encoder.preprocess(images.float()).contiguous(memory_format=torch.channels_last)
-            return self.encoder.model.forward_intermediates(inputs, intermediates_only=True)
+            return [one.float() for one in self.encoder.model.forward_intermediates(inputs, intermediates_only=True)]
 
     @torch.no_grad()
     def answers(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Pooled features (N, D) and logits (N, classes) of images (N, 3, H, W) in [0, 1]; float32."""
-        with torch.autocast(images.device.type, enabled=False):
+        with self._precision(images):
             model = self.encoder.model
             inputs = self.encoder.preprocess(images.float()).contiguous(memory_format=torch.channels_last)
             features = model.forward_head(model.forward_features(inputs), pre_logits=True)
-            return features, model.get_classifier()(features)
+            return features.float(), model.get_classifier()(features).float()
+
+    @staticmethod
+    def _precision(images: Tensor) -> torch.autocast:
+        """bfloat16 on a GPU, whatever surrounds it."""
+        kind = images.device.type
+        return torch.autocast(kind, dtype=torch.bfloat16, enabled=kind == "cuda")
 
 
 def perceptual_error(teacher: Teacher, images: Tensor, targets: Tensor) -> Tensor:

@@ -31,10 +31,24 @@ class VAERecipe(Recipe):
     frozen_encoder: bool = False
 
 
+class _Roundtrip(torch.nn.Module):
+    """Encodes images, decodes the posterior's samples by `noise`: one forward, so that it compiles as a whole."""
+
+    def __init__(self, autoencoder: AutoencoderKL):
+        super().__init__()
+        self.autoencoder = autoencoder
+
+    def forward(self, images: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        posterior = self.autoencoder.encode(images).latent_dist
+        mean, logvar = posterior.mean.float(), posterior.logvar.float()
+        decoded = self.autoencoder.decode(mean + torch.exp(0.5 * logvar) * noise).sample
+        return decoded.float(), mean, logvar
+
+
 def run(recipe: VAERecipe, photographs: Path, checkpoint: Path, curve: Path, out: Path) -> None:
     """Trains on random flips and crops of the training split; writes the diffusers folder `out`, float16."""
-    train, _ = data.load_split(photographs, "train")
-    held_out, _ = data.load_split(photographs, "val")
+    where = choose_device()
+    train, held_out = (data.load_split(photographs, split)[0].to(where) for split in ("train", "val"))
     torch.manual_seed(recipe.seed)
     model = AutoencoderKL(**recipe.model)
     if (start := recipe.first(checkpoint)) is not None:
@@ -43,16 +57,14 @@ def run(recipe: VAERecipe, photographs: Path, checkpoint: Path, curve: Path, out
         model.encoder.requires_grad_(False)
         model.quant_conv.requires_grad_(False)
     taught = recipe.teacher
-    teacher = None if taught is None else Teacher(taught.network, taught.size, choose_device())
+    teacher = None if taught is None else Teacher(taught.network, taught.size, where)
 
     def loss(model, indices, generator):
-        images = _batch(train[indices.cpu()].to(indices.device))
+        images = _batch(train[indices])
         flip = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device) < 0.5
         images = torch.where(flip, images.flip(-1), images)
-        posterior = model.encode(images).latent_dist
-        mean, logvar = posterior.mean.float(), posterior.logvar.float()
-        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-        decoded = model.decode(mean + torch.exp(0.5 * logvar) * noise).sample.float()
+        shape = len(images), recipe.model["latent_channels"], *(side // scale for side in images.shape[2:])
+        decoded, mean, logvar = model(images, torch.randn(shape, generator=generator, device=where))
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
         error = F.mse_loss(decoded, images) + recipe.l1 * F.l1_loss(decoded, images) + recipe.kl * kl
         if teacher is not None:
@@ -60,9 +72,10 @@ def run(recipe: VAERecipe, photographs: Path, checkpoint: Path, curve: Path, out
         return error
 
     def evaluate(model) -> dict[str, float]:
-        return {"psnr": psnr(model, held_out)}
+        return {"psnr": psnr(model.autoencoder, held_out)}
 
-    model = fit(model, loss, evaluate, recipe, len(train), checkpoint, curve)
+    scale = 2 ** (len(model.config.block_out_channels) - 1)
+    model = fit(_Roundtrip(model), loss, evaluate, recipe, len(train), checkpoint, curve).autoencoder
     latents = encode(model, train[:5000])  # to the same scale where the encoder is frozen
     model.register_to_config(scaling_factor=round(float(1 / latents.std()), 5))
     with atomic_dir(out) as aside:

@@ -247,6 +247,20 @@ def test_prior_folder_is_a_stable_diffusion_pipeline(toy_photographs, tmp_path):
     assert image.shape == (1, 64, 64, 3) and np.isfinite(image).all()
 
 
+def test_a_prior_does_not_go_on_with_another_autoencoder(toy_photographs, tmp_path):
+    for seed in (0, 1):
+        small = vae.VAERecipe(steps=1, model=VAE, **SPEED | {"seed": seed})
+        vae.run(small, toy_photographs, tmp_path / f"{seed}.pt", tmp_path / f"{seed}.csv", tmp_path / f"{seed}")
+    recipe = prior.PriorRecipe(steps=1, unet=UNET, text=TEXT, **SPEED)
+    files = tmp_path / "p.pt", tmp_path / "p.csv"
+    prior.run(recipe, toy_photographs, tmp_path / "0", *files, tmp_path / "out")
+    with pytest.raises(FeatspaceError, match="p.pt: trained on another autoencoder's latents"):
+        prior.run(recipe, toy_photographs, tmp_path / "1", *files, tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+    files[0].unlink()
+    prior.run(recipe, toy_photographs, tmp_path / "1", *files, tmp_path / "again")
+
+
 def test_photographs_come_from_the_public_archive(tmp_path):
     """Every training image of the listed classes, and of each the first validation images that the list names."""
     archive, annotations = tmp_path / "tiny-imagenet-200", []

@@ -20,6 +20,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from featspace.architectures import SCHEDULE
 from featspace.devices import choose_device
+from featspace.errors import FeatspaceError
 from featspace.files import atomic_dir, atomic_file
 from featspace.training import data
 from featspace.training.loop import Recipe, fit
@@ -73,7 +74,7 @@ class Denoiser(torch.nn.Module):
 def run(recipe: PriorRecipe, photographs: Path, vae: Path, checkpoint: Path, curve: Path, out: Path) -> None:
     """Trains on the latents of the training split and their mirror images; writes the pipeline folder `out`."""
     autoencoder = AutoencoderKL.from_pretrained(vae, dtype=torch.float32).eval()
-    prepared = _prepare(recipe, autoencoder, photographs, checkpoint.with_suffix(".inputs.safetensors"))
+    prepared = _prepare(recipe, autoencoder, photographs, checkpoint)
     where = choose_device()
     latents, held_out = prepared["latents"].to(where), prepared["held_out"]
     maps = prepared["maps"].to(where) if "maps" in prepared else None
@@ -151,18 +152,22 @@ def clip_tokenizer(length: int) -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=length, **special)
 
 
-def _prepare(recipe: PriorRecipe, vae: AutoencoderKL, photographs: Path, file: Path) -> dict[str, torch.Tensor]:
+def _prepare(recipe: PriorRecipe, vae: AutoencoderKL, photographs: Path, checkpoint: Path) -> dict[str, torch.Tensor]:
     """Scaled latents of the photographs and then of their mirror images, and the teacher's last maps (N, C, 4, 4).
 
-    They take long, so `file` keeps them for the next start; it is written anew for another autoencoder or teacher.
+    They take long, so a file beside the checkpoint keeps them for the next start. Raises FeatspaceError if the
+    checkpoint is of another autoencoder's latents.
     """
-    taught = recipe.teacher
-    weights = hashlib.sha256(b"".join(t.numpy().tobytes() for t in vae.state_dict().values())).hexdigest()
-    made_of = {"vae": weights, "teacher": "" if taught is None else f"{taught.network} {taught.size}"}
+    taught, file = recipe.teacher, checkpoint.with_suffix(".inputs.safetensors")
+    weights = hashlib.sha256(b"".join(t.numpy().tobytes() for t in vae.state_dict().values()))
+    weights.update(str(vae.config.scaling_factor).encode())
+    made_of = {"vae": weights.hexdigest(), "teacher": "" if taught is None else f"{taught.network} {taught.size}"}
     if file.exists():
         with safe_open(file, "pt") as known:
             if known.metadata() == made_of:
                 return {name: known.get_tensor(name) for name in known.keys()}  # noqa: SIM118 (not a dict)
+            if checkpoint.exists() and known.metadata()["vae"] != made_of["vae"]:
+                raise FeatspaceError(f"{checkpoint}: trained on another autoencoder's latents; delete it to start anew")
     where, scale = choose_device(), vae.config.scaling_factor
     vae.to(where, memory_format=torch.channels_last)
     train, _ = data.load_split(photographs, "train")

@@ -74,7 +74,7 @@ seeds 0, 1, 2, …): `cd training && dvc repro card`. The judge is `{judge}`.
 {rows}
 
 What was tried to better them, and what it gave, is in
-[training/README.md](../../../training/README.md#what-was-tried).
+[docs/experiments.md](../../../docs/experiments.md#small-models).
 
 ![Samples of the prior](samples.png)
 

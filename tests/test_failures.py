@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -115,3 +116,8 @@ def test_an_interrupted_decoding_leaves_nothing(tmp_path, capsys, monkeypatch, p
         main(["decode", "photo.jpg", "--encoder", "resnet", "--out", str(tmp_path / "out")])
     assert stop.value.code == 1 and "interrupted" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_version_is_that_of_the_distribution(capsys):
+    main(["--version"])
+    assert capsys.readouterr().out == f"featspace {version('featspace')}\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback as tracebacks
+from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -16,8 +17,17 @@ BAD_USAGE: type[Exception] = typer.BadParameter.__base__
 """The common parent of what typer raises for wrong arguments."""
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"featspace {version('featspace')}")
+        raise typer.Exit()
+
+
 @app.callback()
 def _globals(
+    shown: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)
+    ] = False,
     traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error comes from.")] = False,
 ) -> None: ...
 

@@ -332,7 +332,7 @@ def test_the_pipeline_compares_every_encoder_and_needs_no_held_out_photographs()
     with Repo(CHECKOUT) as repo:
         graph = repo.index.graph
         stages = {stage.name: stage for stage in graph if Path(stage.path) == CHECKOUT / "bench" / "dvc.yaml"}
-        needed = networkx.descendants(graph, stages["bench"]) | networkx.descendants(graph, stages["more"])
+        needed = networkx.descendants(graph, stages["bench"]) | networkx.descendants(graph, stages["vit_and_maps"])
         runs = {f"run@{name}" for name in params.encoders} | {f"unseen@{name}" for name in params.unseen}
         assert {stage.name for stage in needed} == {"tables", "targets@mini", *runs}
         assert not [dep for stage in needed for dep in stage.deps if "photographs" in str(dep)]

@@ -300,6 +300,16 @@ def test_a_new_model_removes_the_manifest_that_it_breaks(toy_photographs, tmp_pa
     assert load_encoder(str(out)).has_classifier
 
 
+def test_a_folder_that_is_not_empty_is_refused_before_anything_is_trained(toy_photographs, tmp_path):
+    (tmp_path / "vit").mkdir()
+    (tmp_path / "vit" / "config.json").write_text("{}")
+    (tmp_path / "params.yaml").write_text("vit: {steps: 2, batch: 4, lr: 1.0e-3, architecture: test_resnet}")
+    work = {"checkpoints": tmp_path / "checkpoints", "curves": tmp_path / "curves"}
+    with pytest.raises(FeatspaceError, match="vit: the folder is not empty"):
+        train("vit", tmp_path / "vit", params=tmp_path / "params.yaml", photographs=toy_photographs, **work)
+    assert not (tmp_path / "checkpoints").exists()
+
+
 @pytest.mark.parametrize("gpu", [False, True])
 @pytest.mark.parametrize("name", MODELS)
 def test_shipped_recipes_train(name, gpu, toy_photographs, toy_teacher, tmp_path, monkeypatch):

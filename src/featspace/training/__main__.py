@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 
 from featspace.devices import choose_device
 from featspace.errors import FeatspaceError, UsageError
+from featspace.files import refuse_taken
 from featspace.training import classifier, clip, prior
 from featspace.training import vae as autoencoder
 from featspace.training.loop import Paused, Recipe
@@ -35,11 +36,13 @@ def train(
 ) -> None:
     """Trains NAME (vae, vit, clip or prior) by its recipe and writes its folder to OUT.
 
-    An interrupted run goes on from its checkpoint. The prior needs the trained autoencoder (--vae). Raises Paused after
-    --seconds, its checkpoint saved; with --within it takes as many steps as fit into so many seconds, and is done.
+    An interrupted run goes on from its checkpoint. The prior needs the trained autoencoder (--vae). With --within it
+    takes as many steps as fit into so many seconds, and is done. Raises UsageError if OUT is not empty, and Paused
+    after --seconds, its checkpoint saved.
     """
     if name not in MODELS:
         raise UsageError(f"{name}: no such model; choose one of {', '.join(MODELS)}")
+    refuse_taken(out)  # now, and not once it is trained
     limits = {"seconds": seconds, "until": time.monotonic() + within}
     recipe = read_recipe(params, name, choose_device().type == "cuda").model_copy(update=limits)
     checkpoint, curve = checkpoints / f"{name}.pt", curves / f"{name}.csv"

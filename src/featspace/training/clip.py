@@ -51,8 +51,8 @@ def run(recipe: CLIPRecipe, photographs: Path, checkpoint: Path, curve: Path, ou
     shift, spread = (torch.tensor(values, device=where).view(1, 3, 1, 1) for values in (mean, std))
     size, context = recipe.model["vision_cfg"]["image_size"], recipe.model["text_cfg"]["context_length"]
     tokenizer = open_clip.SimpleTokenizer(context_length=context)
-    tokens = torch.stack([tokenizer([t.format(name) for name in names]) for t in data.TEMPLATES], 1).to(where)
-    # (class, template, token)
+    tokens = [tokenizer([template.format(name) for name in names]) for template in data.TEMPLATES]
+    tokens = torch.stack(tokens, 1).to(where)  # class, template, token
     torch.manual_seed(recipe.seed)
     clip = open_clip.CLIP(**recipe.model)
     if (start := recipe.first(checkpoint)) is not None:

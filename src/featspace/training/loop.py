@@ -149,7 +149,7 @@ def fit(
         if step == first + WARM_UP:
             timed = now
         if step > first + WARM_UP and step < recipe.stable:
-            fall = step * recipe.decay / (1 - recipe.decay) if recipe.decay < 1 else 0
+            fall = step * recipe.decay / (1 - recipe.decay)
             if now + fall * (now - timed) / (step - first - WARM_UP) > recipe.until:
                 recipe = recipe.model_copy(update={"steps": round(step + fall)})
                 progress.total = recipe.steps

@@ -46,7 +46,7 @@ class _Roundtrip(torch.nn.Module):
 
 
 def run(recipe: VAERecipe, photographs: Path, checkpoint: Path, curve: Path, out: Path) -> None:
-    """Trains on random flips and crops of the training split; writes the diffusers folder `out`, float16."""
+    """Trains on the training split, mirrored half of the time; writes the diffusers folder `out`, float16."""
     where = choose_device()
     train, held_out = (data.load_split(photographs, split)[0].to(where) for split in ("train", "val"))
     torch.manual_seed(recipe.seed)

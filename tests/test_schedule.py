@@ -29,7 +29,7 @@ WEIGHTS = {
 @pytest.fixture
 def params(tmp_path, toy_teacher) -> Path:
     """A parameter file with a short recipe of every model."""
-    speed = {"steps": 6, "batch": 2, "lr": 1e-3, "compile": False, "checkpoint_seconds": 0}
+    speed = {"steps": 6, "batch": 2, "lr": 1e-3, "checkpoint_seconds": 0}
     taught = {"network": toy_teacher, "size": 64, "weight": 0.1}
     vit = {"img_size": 64, "patch_size": 32, "embed_dim": 12, "depth": 1, "num_heads": 3}
     clip = {

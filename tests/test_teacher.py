@@ -42,7 +42,7 @@ def test_answers_are_the_networks_own(toy_teacher):
 
 
 def speed(**changes) -> dict:
-    return {"steps": 30, "batch": 8, "lr": 3e-3, "warmup": 5, "ema": 0.5, "compile": False} | changes
+    return {"steps": 30, "batch": 8, "lr": 3e-3, "warmup": 5, "ema": 0.5} | changes
 
 
 def autoencoder(folder, photographs, **changes) -> AutoencoderKL:

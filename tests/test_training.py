@@ -21,7 +21,7 @@ from featspace.training.__main__ import MODELS, read_recipe, train
 from featspace.training.loop import Paused, Recipe, _schedule, batch_indices, fit
 
 RECIPES = Path(__file__).parents[1] / "training" / "params.yaml"
-SPEED = {"batch": 4, "lr": 1e-3, "compile": False}
+SPEED = {"batch": 4, "lr": 1e-3}
 UNET = {
     "sample_size": 16,
     "in_channels": 4,
@@ -292,7 +292,7 @@ def test_a_new_model_removes_the_manifest_that_it_breaks(toy_photographs, tmp_pa
     """Else the references and the card, which verify what they load, would refuse it."""
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "SHA256SUMS").write_text(f"{'0' * 64}  vit/model.safetensors\n")
-    recipe = "vit: {steps: 2, batch: 4, lr: 1.0e-3, compile: false, architecture: test_resnet}"
+    recipe = "vit: {steps: 2, batch: 4, lr: 1.0e-3, architecture: test_resnet}"
     (tmp_path / "params.yaml").write_text(recipe)
     where = {"params": tmp_path / "params.yaml", "photographs": toy_photographs}
     out = tmp_path / "models" / "vit"
@@ -313,13 +313,12 @@ def test_a_folder_that_is_not_empty_is_refused_before_anything_is_trained(toy_ph
 @pytest.mark.parametrize("gpu", [False, True])
 @pytest.mark.parametrize("name", MODELS)
 def test_shipped_recipes_train(name, gpu, toy_photographs, toy_teacher, tmp_path, monkeypatch):
-    """Each recipe of training/params.yaml, but for two steps of two images, uncompiled, with a toy teacher."""
+    """Each recipe of training/params.yaml, but for two steps of two images, with a toy teacher."""
     monkeypatch.chdir(RECIPES.parent)
     recipe = read_recipe(RECIPES, name, gpu)
-    assert recipe.compile == gpu
     longer = read_recipe(RECIPES, name, True)
     assert longer.steps * longer.batch > 5 * recipe.steps * recipe.batch or gpu
-    changes = {"steps": 2, "batch": 2, "compile": False}
+    changes = {"steps": 2, "batch": 2}
     if name == "vit":  # as the toy photographs have two classes
         changes["start"] = None
     if getattr(recipe, "teacher", None) is not None:

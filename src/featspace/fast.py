@@ -22,13 +22,13 @@ RATE, LAST_RATE = 0.8, 0.08
 """Adam's rate when a level begins and when it ends, in units of the level's noise √(1−ᾱ_t)."""
 BETAS = 0.9, 0.99
 """Adam's memories of the gradient and of its square."""
-ALONE = 0.15
+ALONE = 0.3
 """The last share of the evaluations, which look at x̂ alone: at no copy."""
 SHORTEST = 1e-6
 """Of the target's length, the least that a feature's direction is known from: below, its angle counts less and less."""
-RANGE = 10.0
+RANGE = 3.0
 """κ′: the weight of pixels beyond [−1, 1], which saving clamps, so that ℓ alone would never bring them back."""
-NORM = 1.0
+NORM = 0.3
 """κ″: the weight of what z_t is longer than noise would be; the denoiser knows no such z_t."""
 
 
@@ -65,9 +65,9 @@ def fast_decode(
     Each evaluation is at one level σ_t, of the two in `visits`:
 
     1. ε = ε_θ(z_t, t, c); ẑ₀ = (z_t − √(1−ᾱ_t)·ε)/√ᾱ_t; x̂ = D(ẑ₀).
-    2. L = (ℓ̂(x̂) + ℓ̂(x̂′))/2 · (1 + κ′·e(x̂))·(1 + κ″·max(‖z_t‖²/n − 1, 0)), where ℓ̂ is `polar_distance`, x̂′ a random
-       copy of x̂ (a slightly smaller crop, mirrored half of the time), e(x̂) the mean of max(|x̂| − 1, 0)² over the
-       pixels, n the size of z_t. The last evaluations do without the copy.
+    2. L = (ℓ̂(x̂) + ℓ̂(x̂′))/2 + κ′·e(x̂) + κ″·max(‖z_t‖²/n − 1, 0), where ℓ̂ is `polar_distance`, x̂′ a random copy
+       of x̂ (a slightly smaller crop, mirrored half of the time), e(x̂) the mean of max(|x̂| − 1, 0)² over the pixels, n
+       the size of z_t. The last evaluations do without the copy.
     3. z_t takes a step of Adam along ∇L, through encoder, VAE decoder and UNet.
 
     z_t is noise at first. At the first level, σ = 5, next to nothing of the image is settled: the descent chooses what
@@ -112,7 +112,7 @@ def fast_decode(
         wanted = polar_distance(feature, target)
         if copy is not None and index < (1 - ALONE) * evaluations:
             wanted = (wanted + polar_distance(encode(copy(image, going)), target)) / 2
-        wanted = wanted * (1 + RANGE * _excess(image)) * (1 + NORM * _surplus(part))
+        wanted = wanted + RANGE * _excess(image) + NORM * _surplus(part)
         (gradient,) = torch.autograd.grad(wanted.sum(), part)
         clean, image = clean.detach(), image.detach()
         finite = gradient.flatten(1).isfinite().all(1)

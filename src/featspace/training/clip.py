@@ -30,7 +30,7 @@ class CLIPRecipe(Recipe):
 
 
 class _Contrast(torch.nn.Module):
-    """Image and text features in one forward, so that it compiles as a whole; `regress` serves training alone."""
+    """Image and text features in one forward, without a wait for the device; `regress` serves training alone."""
 
     def __init__(self, clip: open_clip.CLIP, taught: int):
         super().__init__()
@@ -83,9 +83,9 @@ def run(recipe: CLIPRecipe, photographs: Path, checkpoint: Path, curve: Path, ou
         # Captions are class captions, so a batch would hold many copies of one: each distinct caption stands
         # once, and from text to image every photograph of the class is a positive (UniCL, Yang et al. 2022).
         positive = F.one_hot(label, len(names)).float().T
-        present = positive.sum(1) > 0
-        positive = positive[present] / positive[present].sum(1, keepdim=True)
-        value = 0.5 * (F.cross_entropy(logits, label) + F.cross_entropy(logits.T[present], positive))
+        many = positive.sum(1)  # no shape may depend on them: a step must not wait for the device
+        to_image = -(logits.T.log_softmax(1) * positive).sum(1) / many.clamp_min(1)
+        value = 0.5 * (F.cross_entropy(logits, label) + to_image.sum() / (many > 0).sum())
         if teacher is not None:
             features, likely = teacher.answers(images)
             distance = 1 - F.cosine_similarity(model.regress(raw), features)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import math
 import time
@@ -12,14 +13,14 @@ from pathlib import Path
 import pandas as pd
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from featspace.devices import choose_device, multiplies_bfloat16
 from featspace.errors import FeatspaceError
 from featspace.files import atomic_file
+from featspace.training.graph import Replayed
 
 
 class Recipe(BaseModel):
@@ -37,7 +38,6 @@ class Recipe(BaseModel):
     weight_decay: float = Field(0.05, ge=0)
     ema: float = Field(0.999, ge=0, lt=1)
     seed: int = 0
-    compile: bool = True
     evaluate_every: int = Field(500, ge=1)
     checkpoint_seconds: float = 120
     seconds: float = Field(math.inf, gt=0)
@@ -105,46 +105,56 @@ def fit(
     Raises FeatspaceError when the checkpoint was written with another recipe or model, and Paused.
     """
     where = choose_device()
+    gpu = where.type == "cuda"
     model.to(where, memory_format=torch.channels_last).train()
     precision = mixed_precision(where, model)
-    if where.type == "cuda":
+    if gpu:
         torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = True
     decay = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.99), fused=True)
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
-    step, rows, running, seen = _resume(checkpoint, recipe, model, average, optimizer)
+    rate = torch.tensor(recipe.lr, device=where)
+    optimizer = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.99), fused=True, capturable=gpu)
+    average = copy.deepcopy(model)
+    step, rows, lost, seen = _resume(checkpoint, recipe, model, average, optimizer)
+    running = torch.tensor(lost, dtype=torch.float64, device=where)
     if rows:  # which a pipeline tool may have removed before it ran this again
         _write_curve(rows, curve)
-    compiled = torch.compile(model, dynamic=False) if recipe.compile else model
-    started = saved = time.monotonic()
-    first, timed = step, started  # the first steps compile
-    progress = tqdm(total=recipe.steps, initial=step, desc=curve.stem, unit="step", mininterval=2)
-    while step < recipe.steps:
-        torch.manual_seed(recipe.seed * 1_000_003 + step)
-        generator = torch.Generator(where).manual_seed(recipe.seed * 1_000_003 + step)
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.lr * _schedule(step, recipe)
+    generator, indices = torch.Generator(where), torch.empty(recipe.batch, dtype=torch.int64, device=where)
+    kept, current = list(average.state_dict().values()), list(model.state_dict().values())
+
+    def take() -> None:
         with precision():
-            value = loss(compiled, batch_indices(step, recipe.batch, count, recipe.seed).to(where), generator)
+            value = loss(model, indices, generator)
         optimizer.zero_grad(set_to_none=True)
         value.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        average.update_parameters(model)
+        _average(kept, current, recipe.ema if step else 0.0)
+        running.add_(value.detach())
+
+    take = Replayed(take, generator) if gpu else take
+    started = saved = time.monotonic()
+    first, timed = step, started  # the first steps are slow
+    progress = tqdm(total=recipe.steps, initial=step, desc=curve.stem, unit="step", mininterval=2)
+    while step < recipe.steps:
+        torch.manual_seed(recipe.seed * 1_000_003 + step)
+        generator.manual_seed(recipe.seed * 1_000_003 + step)
+        for group in optimizer.param_groups:
+            group["lr"].fill_(recipe.lr * _schedule(step, recipe))
+        indices.copy_(batch_indices(step, recipe.batch, count, recipe.seed))
+        take()
         step, seen = step + 1, seen + 1
-        running = running + value.detach().double()  # read only where it is shown: reading waits for the device
         progress.update()
         if step % 20 == 0:
             progress.set_postfix(loss=f"{float(running) / seen:.4f}", refresh=False)
         if step == recipe.steps or step % recipe.evaluate_every == 0:
-            _restore_constants(average.module, model)
-            average.eval()
-            rows.append({"step": step, "loss": float(running) / seen, **evaluate(average.module)})
+            rows.append({"step": step, "loss": float(running) / seen, **evaluate(average.eval())})
             _write_curve(rows, curve)
             tqdm.write(f"{curve.stem}: {rows[-1]}")
-            running, seen = 0.0, 0
+            seen = 0
+            running.zero_()
         now = time.monotonic()
         if step == first + WARM_UP:
             timed = now
@@ -163,8 +173,7 @@ def fit(
             progress.close()
             raise Paused(f"{curve.stem}: {step:,} of {recipe.steps:,} steps")
     progress.close()
-    _restore_constants(average.module, model)
-    return average.module.to(memory_format=torch.contiguous_format).eval()
+    return average.to(memory_format=torch.contiguous_format).eval()
 
 
 def mixed_precision(where: torch.device, model: nn.Module) -> Callable[[], contextlib.AbstractContextManager]:
@@ -198,12 +207,13 @@ def _write_curve(rows: list[dict], curve: Path) -> None:
         pd.DataFrame(rows).to_csv(aside, index=False, float_format="%.6g")
 
 
-def _restore_constants(average: nn.Module, model: nn.Module) -> None:
-    """Copies the buffers that no state dict holds: masks with −inf in them, whose average is NaN."""
-    saved, constants = model.state_dict(), dict(model.named_buffers())
-    for name, buffer in average.named_buffers():
-        if name not in saved:
-            buffer.copy_(constants[name])
+@torch.no_grad()
+def _average(kept: list[Tensor], current: list[Tensor], keep: float) -> None:
+    """kept ← keep·kept + (1 − keep)·current, of what state dicts hold; counts are copied."""
+    numbers = [i for i, tensor in enumerate(kept) if tensor.is_floating_point()]
+    torch._foreach_lerp_([kept[i] for i in numbers], [current[i] for i in numbers], 1 - keep)
+    for i in set(range(len(kept))) - set(numbers):
+        kept[i].copy_(current[i])
 
 
 def _schedule(step: int, recipe: Recipe) -> float:
@@ -261,4 +271,4 @@ def standing(path: Path, recipe: Recipe) -> int:
 
 
 def _identity(recipe: Recipe) -> dict:
-    return recipe.model_dump(exclude={"compile", "evaluate_every", "checkpoint_seconds", "seconds", "until"})
+    return recipe.model_dump(exclude={"evaluate_every", "checkpoint_seconds", "seconds", "until"})

@@ -32,7 +32,7 @@ class VAERecipe(Recipe):
 
 
 class _Roundtrip(torch.nn.Module):
-    """Encodes images, decodes the posterior's samples by `noise`: one forward, so that it compiles as a whole."""
+    """Encodes images, decodes the posterior's samples by `noise`: one forward, without a wait for the device."""
 
     def __init__(self, autoencoder: AutoencoderKL):
         super().__init__()

@@ -13,6 +13,7 @@ from featspace import decoding, unfinished
 from featspace.cli import main
 from featspace.encoders import Encoder
 from featspace.errors import FeatspaceError
+from featspace.exclusive import alone
 from featspace.pipeline import FeatureDecodingPipeline
 
 pytestmark = pytest.mark.usefixtures("offline")
@@ -190,3 +191,27 @@ def test_bfloat16_is_the_priors_alone(tmp_path, monkeypatch):
     tables = [pd.read_csv(tmp_path / name / "decoded.csv") for name in ("exact", "rough")]
     assert not tables[0]["distance"].equals(tables[1]["distance"])
     pd.testing.assert_series_equal(tables[0]["distance"], tables[1]["distance"], rtol=0.3)
+
+
+def test_a_second_run_into_the_same_folder_is_refused_and_the_first_ends_as_if_alone(tmp_path, capsys, monkeypatch):
+    whole = decode(tmp_path / "whole")
+    errors = []
+
+    def meanwhile(self, features, *args, **options):
+        if not errors:
+            errors.append("")  # the second run gets here, too, if nothing stops it
+            errors[0] = fail([tmp_path / "out"], capsys)
+        return call(self, features, *args, **options)
+
+    monkeypatch.setattr(FeatureDecodingPipeline, "__call__", meanwhile)
+    assert decode(tmp_path / "out") == whole
+    assert errors[0].endswith("out: another run is making it; wait for it to end, or name another path\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
+
+
+def test_a_lock_ends_with_the_run_that_failed(tmp_path):
+    with pytest.raises(RuntimeError), alone(tmp_path / "out"):
+        raise RuntimeError
+    with alone(tmp_path / "out"):
+        pass
+    assert not list(tmp_path.iterdir())

@@ -16,6 +16,7 @@ from torch import nn
 
 from featspace.encoders import load_encoder
 from featspace.errors import FeatspaceError
+from featspace.exclusive import alone
 from featspace.training import classifier, clip, data, photographs, prior, vae
 from featspace.training.__main__ import MODELS, read_recipe, train
 from featspace.training.loop import Paused, Recipe, _schedule, batch_indices, fit
@@ -298,6 +299,15 @@ def test_a_new_model_removes_the_manifest_that_it_breaks(toy_photographs, tmp_pa
     out = tmp_path / "models" / "vit"
     train("vit", out, checkpoints=tmp_path / "checkpoints", curves=tmp_path / "curves", **where)
     assert load_encoder(str(out)).has_classifier
+
+
+def test_a_model_is_trained_by_one_process_at_a_time(toy_photographs, tmp_path):
+    (tmp_path / "params.yaml").write_text("vit: {steps: 2, batch: 4, lr: 1.0e-3, architecture: test_resnet}")
+    work = {"checkpoints": tmp_path / "checkpoints", "curves": tmp_path / "curves"}
+    work["checkpoints"].mkdir()
+    with alone(tmp_path / "checkpoints" / "vit.pt"), pytest.raises(FeatspaceError, match="another run is making it"):
+        train("vit", tmp_path / "vit", params=tmp_path / "params.yaml", photographs=toy_photographs, **work)
+    assert not list(work["checkpoints"].iterdir()) and not (tmp_path / "vit").exists()
 
 
 def test_a_folder_that_is_not_empty_is_refused_before_anything_is_trained(toy_photographs, tmp_path):

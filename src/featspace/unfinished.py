@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from featspace.errors import UsageError
+from featspace.exclusive import alone
 from featspace.files import atomic_dir, atomic_file
 
 RECORDS, SETTINGS = "records", "settings.json"
@@ -54,12 +55,17 @@ def resumable_dir(out: Path, settings: dict[str, Any]) -> Iterator[Unfinished]:
 
     A folder `<out>.unfinished` left by a run of the same `settings` (JSON values) is taken up again; one without a
     finished image is removed. Where a run is cut off, a line on standard error says what is kept. Raises UsageError if
-    the folder is of other settings, and whatever `atomic_dir` raises for `out`.
+    the folder is of other settings or another process is making `out`, and whatever `atomic_dir` raises for `out`.
     """
     out = Path(out)
     with atomic_dir(out):
         pass  # raises, before hours are spent, if `out` cannot be written
     out.rmdir()
+    with alone(out):
+        yield from _resumed(out, settings)
+
+
+def _resumed(out: Path, settings: dict[str, Any]) -> Iterator[Unfinished]:
     folder = unfinished_folder(out)
     work = Unfinished(folder)
     left = work.records / SETTINGS

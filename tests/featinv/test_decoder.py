@@ -9,14 +9,14 @@ from diffusers import ControlNetModel, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from featspace.encoders import load_encoder
-from featspace.errors import FeatspaceError
+from featspace.errors import FeatspaceError, UsageError
 from featspace.featinv.controlnet import FeatureControlNet, HintEmbedding, Pairing, load_controlnet
 from featspace.featinv.measures import compare_images, frechet, map_cosine
 from featspace.featinv.pipeline import FeatInv, FeatInvPipeline
 from featspace.featinv.steer import read_direction
 from featspace.featinv.together import cost_in_evaluations
 from featspace.params import Params
-from featspace.pipeline import load_pipeline
+from featspace.pipeline import as_saved, load_pipeline
 
 PROMPT = "a photo of a tabby"
 
@@ -77,6 +77,17 @@ def test_a_pooled_feature_is_the_same_at_every_position(params, project):
     pooled, wide, other = (decoder.pipeline.predict(z, 999, hint, prompt) for hint in (feature, spread, 0 * feature))
     # Another shape is summed in another order on some processors: equal but for rounding.
     assert (pooled - wide).abs().max() < 1e-3 * (pooled - other).abs().max()
+
+
+def test_the_same_images_come_as_pil_as_array_and_as_latents(decoder):
+    hints, pipeline = torch.randn(2, *decoder.encoder.shape), decoder.pipeline
+    images = {kind: pipeline(hints, "", 1.0, 2, seeded(2), kind) for kind in ("pil", "np", "pt", "latent")}
+    pixels = np.stack([np.asarray(image) for image in images["pil"]])
+    np.testing.assert_allclose(pixels / 255, images["np"], atol=1e-6)
+    np.testing.assert_array_equal(images["np"], images["pt"].permute(0, 2, 3, 1).numpy())
+    assert torch.equal(as_saved(pipeline.prior("").decode(images["latent"])), images["pt"])
+    with pytest.raises(UsageError, match="output_type is 'jpeg': it must be one of pil, pt, np, latent"):
+        pipeline(hints, "", 1.0, 2, seeded(2), "jpeg")
 
 
 def test_guidance_is_over_the_prompt_with_the_hint_on_both_branches(decoder):

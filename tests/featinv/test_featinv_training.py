@@ -136,6 +136,16 @@ def test_the_parts_of_several_processes_are_the_whole_step():
     assert len({seed for batch in whole for _, seed in batch}) == 40
 
 
+@pytest.mark.parametrize("seed", [18_400_000, 2**63 - 1])
+def test_any_seed_that_the_parameters_allow_can_be_drawn_from(seed):
+    draws = [item for batch in Batches(0, 3, 4, 6, seed, slice(None), 1) for item in batch]
+    noises = [torch.randn(2, generator=torch.Generator().manual_seed(drawn)) for _, drawn in draws]
+    assert len({tuple(noise.tolist()) for noise in noises}) == 12
+    assert sorted(index for index, _ in draws[:6]) == list(range(6))
+    loader = torch.utils.data.DataLoader(torch.arange(6), batch_sampler=[[0]], collate_fn=lambda _: draws)
+    assert next(iter(loader)) == draws
+
+
 def test_errors_at_little_noise_can_count_less():
     alpha_bars = torch.tensor([0.999, 0.5, 0.01], dtype=torch.float64)
     snr = alpha_bars / (1 - alpha_bars)

@@ -19,6 +19,8 @@ from featspace.params import Params, Profile
 from featspace.pipeline import FeatureDecodingPipeline, as_saved, load_pipeline
 from featspace.prior import Prior
 
+OUTPUT_TYPES = "pil", "pt", "np", "latent"
+
 
 class FeatInvPipeline(DiffusionPipeline):
     """Decodes feature maps into images by a ControlNet beside a frozen prior (arXiv 2505.21032, Section 3)."""
@@ -60,9 +62,12 @@ class FeatInvPipeline(DiffusionPipeline):
 
         The noise prediction is ε_θ(z, hint, "") + s·(ε_θ(z, hint, prompt) − ε_θ(z, hint, "")), with s =
         `guidance_scale`; for s = 1 or an empty prompt one prediction a step. `generator`: one a sample makes an image
-        independent of its batch. Returns PIL images, or with `output_type` "pt" a tensor (N, 3, H, W) in [0, 1], on
-        the levels of an 8-bit file. Raises FeatspaceError for hints of another number of channels, or not finite.
+        independent of its batch. `output_type`: "pil" for images, "pt" for a tensor (N, 3, H, W) and "np" for an array
+        (N, H, W, 3) in [0, 1], on the levels of an 8-bit file, or "latent" for the latents (N, C, h, w). Raises
+        UsageError for another one, FeatspaceError for hints of another number of channels, or not finite.
         """
+        if output_type not in OUTPUT_TYPES:
+            raise UsageError(f"output_type is {output_type!r}: it must be one of {', '.join(OUTPUT_TYPES)}")
         channels = self.controlnet.config.conditioning_channels
         if hints.ndim != 4 or hints.shape[1] != channels:
             raise FeatspaceError(f"a hint of shape {list(hints.shape[1:])}: this ControlNet takes {channels} channels")
@@ -82,8 +87,13 @@ class FeatInvPipeline(DiffusionPipeline):
                 plain = self.predict(z, t, hints, empty.prompt)
                 out = plain + guidance_scale * (out - plain)
             z = scheduler.step(out, t, z).prev_sample
+        if output_type == "latent":
+            return z
         images = as_saved(empty.decode(z))
-        return images if output_type == "pt" else self.numpy_to_pil(images.permute(0, 2, 3, 1).cpu().numpy())
+        if output_type == "pt":
+            return images
+        pixels = images.permute(0, 2, 3, 1).cpu().numpy()
+        return pixels if output_type == "np" else self.numpy_to_pil(pixels)
 
     def predict(self, z: Tensor, t: int | Tensor, hints: Tensor, context: Tensor) -> Tensor:
         """The UNet's output (N, C, h, w) for latents z at timestep t, with the ControlNet's residuals added.

@@ -36,6 +36,10 @@ from featspace.pipeline import load_pipeline
 from featspace.training.loop import cpu_kernels
 
 
+LARGEST = 2**63
+"""What a generator's seed stays under."""
+
+
 class Draws(torch.utils.data.Dataset):
     """A crop of a photograph with its noise and timestep, drawn from a seed: the item of (index, seed).
 
@@ -73,9 +77,9 @@ class Batches:
             for place in range(step * self.batch, (step + 1) * self.batch):
                 if place // self.count != epoch:
                     epoch = place // self.count
-                    generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+                    generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % LARGEST)
                     order = torch.randperm(self.count, generator=generator)
-                items.append((int(order[place % self.count]), self.seed * 1_000_003_000_003 + place))
+                items.append((int(order[place % self.count]), (self.seed * 1_000_003_000_003 + place) % LARGEST))
             items = items[self.share]
             size = len(items) // self.parts
             yield from (items[start : start + size] for start in range(0, len(items), size))

@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 
 from featspace.devices import choose_device
 from featspace.errors import FeatspaceError, UsageError
+from featspace.exclusive import alone
 from featspace.files import refuse_taken
 from featspace.training import classifier, clip, prior
 from featspace.training import vae as autoencoder
@@ -37,8 +38,8 @@ def train(
     """Trains NAME (vae, vit, clip or prior) by its recipe and writes its folder to OUT.
 
     An interrupted run goes on from its checkpoint. The prior needs the trained autoencoder (--vae). With --within it
-    takes as many steps as fit into so many seconds, and is done. Raises UsageError if OUT is not empty, and Paused
-    after --seconds, its checkpoint saved.
+    takes as many steps as fit into so many seconds, and is done. Raises UsageError if OUT is not empty or another process
+    trains the model, and Paused after --seconds, its checkpoint saved.
     """
     if name not in MODELS:
         raise UsageError(f"{name}: no such model; choose one of {', '.join(MODELS)}")
@@ -48,14 +49,15 @@ def train(
     checkpoint, curve = checkpoints / f"{name}.pt", curves / f"{name}.csv"
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     curve.parent.mkdir(parents=True, exist_ok=True)
-    if name == "vae":
-        autoencoder.run(recipe, photographs, checkpoint, curve, out)
-    elif name == "prior":
-        prior.run(recipe, photographs, vae, checkpoint, curve, out)
-    elif name == "clip":
-        clip.run(recipe, photographs, checkpoint, curve, out)
-    else:
-        classifier.run(recipe, photographs, checkpoint, curve, out)
+    with alone(checkpoint):
+        if name == "vae":
+            autoencoder.run(recipe, photographs, checkpoint, curve, out)
+        elif name == "prior":
+            prior.run(recipe, photographs, vae, checkpoint, curve, out)
+        elif name == "clip":
+            clip.run(recipe, photographs, checkpoint, curve, out)
+        else:
+            classifier.run(recipe, photographs, checkpoint, curve, out)
     # What loads the new weights would hold them against the sums of the old; the last stage writes new ones.
     (out.parent / MANIFEST).unlink(missing_ok=True)
 

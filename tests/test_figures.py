@@ -13,7 +13,7 @@ from PIL import Image
 
 from featspace.errors import FeatspaceError, UsageError
 from featspace.figures import FIGURES, OVERVIEW, overview, run_figure
-from featspace.figures.samples import short
+from featspace.figures.samples import labels
 from featspace.images import square
 from featspace.plotting import DPI, GAP, WIDTH, Row, matrix, sample_grid, save, style
 
@@ -197,14 +197,9 @@ def test_bad_files_give_one_line_and_no_output(files, tmp_path, case):
     assert not (tmp_path / "out").exists()
 
 
-def test_no_cosine_is_rounded_up_to_one():
-    assert [short(cosine) for cosine in (0.8126, 0.99949, 0.99961, 0.99999, -0.2)] == [
-        "0.813",
-        "0.999",
-        "0.9996",
-        "> 0.9999",
-        "-0.200",
-    ]
+def test_cosines_that_are_compared_have_as_many_digits_and_none_is_rounded_up_to_one():
+    assert labels([0.8126, 0.99949, -0.2]) == ["0.813", "0.999", "-0.200"]
+    assert labels([0.8126, 0.99949, 0.99961, 0.99999]) == ["0.8126", "0.9995", "0.9996", "> 0.9999"]
 
 
 def test_any_number_of_samples_fits_the_page_or_is_refused():

@@ -35,7 +35,6 @@ from featspace.params import Params, Profile
 from featspace.pipeline import load_pipeline
 from featspace.training.loop import cpu_kernels
 
-
 LARGEST = 2**63
 """What a generator's seed stays under."""
 

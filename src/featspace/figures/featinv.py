@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from featspace.errors import FeatspaceError
 from featspace.featinv.summary import EVALUATED, STEERED, SUMMARY, TOGETHER, WAYS
+from featspace.figures.samples import labels
 from featspace.images import read_image
 from featspace.plotting import Row, matrix, save, style
 from featspace.tables import read_table
@@ -39,8 +40,8 @@ def reconstructions(folders: Sequence[Path]) -> Figure:
         if shown != ids:
             raise FeatspaceError(f"{folder}: shows other photographs than {folders[0]}; evaluate both alike")
         name = read_table(folder / "summary.csv", SUMMARY)["controlnet"].iloc[0]
-        images = [(read_image(folder / f"{id}-0.png"), f"{table.at[id, 'map_cosine']:.3f}") for id in ids]
-        rows.append(Row(name, images))
+        images = [read_image(folder / f"{id}-0.png") for id in ids]
+        rows.append(Row(name, list(zip(images, labels(table["map_cosine"][ids]), strict=True))))
     note = (
         "Each row: images that one ControlNet makes of nothing but a network’s feature of the photograph, a map or "
         "pooled. Numbers: cosine similarity of that map of the image to the photograph’s, averaged over positions; "
@@ -57,8 +58,8 @@ def together(folders: Sequence[Path]) -> Figure:
     rows = [Row("target", [(read_image(folder / f"{id}.png"), "") for id in ids])]
     for way in WAYS:
         own = table[table["way"] == way].set_index("id")
-        images = [(read_image(folder / f"{id}-{way}.png"), f"{own.at[id, 'map_cosine']:.3f}") for id in ids]
-        rows.append(Row(KINDS[way], images))
+        images = [read_image(folder / f"{id}-{way}.png") for id in ids]
+        rows.append(Row(KINDS[way], list(zip(images, labels(own["map_cosine"][ids]), strict=True))))
     spent = table.groupby("way", sort=False)["evaluations"].first()
     note = (
         "The same feature maps decoded by guidance, by FeatInv, and by guidance that starts from FeatInv’s image. "

@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from featspace.errors import FeatspaceError
-from featspace.figures.samples import short
+from featspace.figures.samples import labels
 from featspace.images import read_image
 from featspace.plotting import Row, matrix
 from featspace.tables import LAYERS, read_table
@@ -31,7 +31,8 @@ def draw(targets: Path, decoded: Path, table: Path) -> Figure:
             files = [Path(targets) / f"{photo.id}.png"]
             files += [Path(decoded) / layer / f"{photo.id}-0.png" for layer in layers["layer"]]
             rows.append(Row(photo.id, [(read_image(file), "") for file in files]))
-    heads = [f"{name(row.layer)}\n{shape(row.shape)}\ncos {short(row.value)}" for row in layers.itertuples()]
+    layers = layers.assign(label=labels(layers["value"]))
+    heads = [f"{name(row.layer)}\n{shape(row.shape)}\ncos {row.label}" for row in layers.itertuples()]
     spent = " to ".join(f"{count}" for count in sorted({layers["evaluations"].min(), layers["evaluations"].max()}))
     note = (
         f"Right of each photograph: images decoded from nothing but one layer’s features of it, encoder "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -25,12 +26,11 @@ def read_rows(kind: str, targets: Path, decoded: Path, table: Path) -> tuple[lis
         raise FeatspaceError(f"{table}: holds encoders {found}; a figure shows one, name its own table")
     if differing := sorted({target.id for target in wanted} ^ set(best["id"])):
         raise FeatspaceError(f"{table} and {targets}: only one of them has '{differing[0]}'; measure again")
-    rows = []
+    best, rows = best.assign(label=labels(best["cosine"])), []
     for target in wanted:
         own = best[best["id"] == target.id].sort_values("sample")
         images = [read_image(Path(decoded) / f"{target.id}-{sample}.png") for sample in own["sample"]]
-        labels = [short(cosine) for cosine in own["cosine"]]
-        rows.append(Row(target.id, list(zip(images, labels, strict=True))))
+        rows.append(Row(target.id, list(zip(images, own["label"], strict=True))))
     return wanted, rows, best
 
 
@@ -41,11 +41,12 @@ def explain(best: pd.DataFrame, references: Path) -> str:
     nearest = scale[scale["id"].isin(best["id"])]["cosine"]
     if nearest.empty:
         raise FeatspaceError(f"{references}: no nearest_photo of '{encoder}' for these targets; name its own")
+    medians = labels([best["cosine"].median(), nearest.median()])
     lines = (
         f"Numbers: cosine similarity of the saved image’s feature to the target’s, encoder “{encoder}”; "
-        f"median {short(best['cosine'].median())} over {counted(len(best), 'image')}.",
+        f"median {medians[0]} over {counted(len(best), 'image')}.",
         f"For comparison, the most similar other photograph: "
-        f"median {short(nearest.median())} over {counted(len(nearest), 'target')}.",
+        f"median {medians[1]} over {counted(len(nearest), 'target')}.",
     )
     return "\n".join(textwrap.fill(line, 125) for line in lines)
 
@@ -54,6 +55,9 @@ def counted(count: int, thing: str) -> str:
     return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
-def short(cosine: float) -> str:
-    """Three digits; four where three would round up to one."""
-    return next((text for text in (f"{cosine:.3f}", f"{cosine:.4f}") if float(text) < 1), "> 0.9999")
+def labels(cosines: Iterable[float]) -> list[str]:
+    """Cosines that are compared, all with as many digits: three, or four if three would round one of them up to one."""
+    cosines = list(cosines)
+    digits = 3 if all(float(f"{cosine:.3f}") < 1 for cosine in cosines) else 4
+    written = [f"{cosine:.{digits}f}" for cosine in cosines]
+    return [text if float(text) < 1 else "> 0.9999" for text in written]

@@ -38,8 +38,8 @@ def train(
     """Trains NAME (vae, vit, clip or prior) by its recipe and writes its folder to OUT.
 
     An interrupted run goes on from its checkpoint. The prior needs the trained autoencoder (--vae). With --within it
-    takes as many steps as fit into so many seconds, and is done. Raises UsageError if OUT is not empty or another process
-    trains the model, and Paused after --seconds, its checkpoint saved.
+    takes as many steps as fit into so many seconds, and is done. Raises UsageError if OUT is not empty or another
+    process trains the model, and Paused after --seconds, its checkpoint saved.
     """
     if name not in MODELS:
         raise UsageError(f"{name}: no such model; choose one of {', '.join(MODELS)}")

@@ -16,6 +16,8 @@ from safetensors.torch import save_file
 from featspace.cli import main
 from featspace.encoders import load_encoder
 from featspace.errors import UsageError
+from featspace.featinv import evaluate
+from featspace.featinv.pipeline import FeatInv
 from featspace.figures.featinv import reconstructions
 from featspace.figures.featinv import together as drawn_together
 from featspace.params import Params
@@ -59,6 +61,28 @@ def test_the_stages_from_end_to_end(params, project, tmp_path, offline, capsys):
     alone, first = (np.asarray(Image.open(file)).astype(int) for file in files)
     assert np.abs(alone - first).max() <= 2  # strength 0, the same noise; kernels round otherwise in another batch
     assert "cosine of maps" in capsys.readouterr().out
+
+
+def test_an_interrupted_evaluation_goes_on_from_its_finished_parts(params, project, tmp_path, offline, monkeypatch):
+    monkeypatch.setattr(evaluate, "PART", 2)
+    command = ["featinv", "evaluate", "--controlnet", "maps", "--params", str(params), "--out"]
+    main([*command, str(tmp_path / "whole")])
+    parts, decode = [], FeatInv.decode
+
+    def interrupted(self, hints, seeds):
+        parts.append(len(hints))
+        if len(parts) == 2:
+            raise KeyboardInterrupt
+        return decode(self, hints, seeds)
+
+    monkeypatch.setattr(FeatInv, "decode", interrupted)
+    with pytest.raises(SystemExit):
+        main([*command, str(tmp_path / "cut")])
+    assert not (tmp_path / "cut").exists()
+    main([*command, str(tmp_path / "cut")])
+    assert parts == [2, 2, 2]  # the first part was not decoded again
+    whole, cut = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("whole", "cut"))
+    assert whole == cut and {"evaluation.csv", "summary.csv"} < set(whole)
 
 
 def failing(arguments: list[str], capsys) -> tuple[int, str]:

@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
+from featspace.benchmark.identity import weights_sum
 from featspace.decoding import seed_of
 from featspace.devices import choose_device
 from featspace.encoders import load_encoder
 from featspace.errors import FeatspaceError
 from featspace.featinv.measures import compare_images, frechet, summarize
 from featspace.featinv.photographs import open_photographs
-from featspace.featinv.pipeline import FeatInv, open_encoder
-from featspace.files import atomic_dir
+from featspace.featinv.pipeline import FeatInv, open_encoder, prior_of
 from featspace.images import read_image, save_png, square, to_tensor
 from featspace.params import Params, Profile
 from featspace.spatial import UNPOOLED
 from featspace.tables import write_table
 from featspace.targets import read_targets
+from featspace.unfinished import resumable_dir
 
 PART = 500
 """Photographs that are in memory at once; the shuffled baseline compares within them."""
+JUDGED = "originals", "decoded"
+"""The judge's features that are kept of a part."""
 
 
 def run_evaluate(
@@ -37,7 +42,8 @@ def run_evaluate(
     of `targets`, a folder of `featspace targets`. Writes into the new folder `out`: evaluation.csv, a row a photograph
     (`measures.compare_images`); summary.csv, their means with intervals, and the Fréchet distance in the judge's
     features; `<id>.png` and `<id>-0.png`, original and reconstruction, of the first `evaluation.shown`, or of all
-    targets. `folder` stands in for the ControlNet's. Raises FeatspaceError for whatever cannot be read.
+    targets. `folder` stands in for the ControlNet's. A run that is cut off goes on from its finished parts
+    (`resumable_dir`). Raises FeatspaceError for whatever cannot be read.
     """
     decoder = FeatInv(params, profile, name, choose_device(profile.decode.device), folder)
     resolution = decoder.resolution
@@ -54,28 +60,41 @@ def run_evaluate(
         unpooled = decoder.own.model_copy(update={"layer": UNPOOLED})
         maps = open_encoder(params, unpooled).to(decoder.device)
     saved = set(list(range(0, len(ids), max(1, len(ids) // shown)))[:shown])
-    tables, judged = [], []
-    with torch.no_grad(), atomic_dir(out) as aside:
-        for part in torch.arange(len(ids)).split(PART):
-            part = part.tolist()
+    identity = {
+        "featspace": version("featspace"),
+        "controlnet": decoder.own.model_dump(),
+        "prior": list(prior_of(profile)),
+        "settings": profile.featinv.model_dump(exclude={"controlnets", "training", "together", "steer"}),
+        "judge": profile.judge,
+        "weights": weights_sum(decoder.pipeline.unet, decoder.pipeline.controlnet, decoder.pipeline.vae, maps, judge),
+        "seed": params.seed,
+        "photographs": ids,
+    }
+    parts = {f"part-{number}": part.tolist() for number, part in enumerate(torch.arange(len(ids)).split(PART))}
+    with torch.no_grad(), resumable_dir(out, identity) as work:
+        for stem, part in parts.items():
+            if work.is_finished(stem):
+                continue
             originals = torch.stack([to_tensor(square(read(i), resolution)) for i in part])
             hints = torch.cat([decoder.encoder.spatial(x.to(decoder.device)).cpu() for x in originals.split(16)])
             decoded = decoder.decode(hints, [seed_of(params.seed, ids[i], 0) for i in part])
-            table, features = compare_images(maps, judge, originals, decoded)
-            tables.append(table)
-            judged.append(features)
+            table, judged = compare_images(maps, judge, originals, decoded)
             for original, image, i in zip(originals, decoded, part, strict=True):
                 if i in saved:
-                    save_png(aside / f"{ids[i]}.png", original)
-                    save_png(aside / f"{ids[i]}-0.png", image)
-        table = pd.concat(tables, ignore_index=True)
+                    save_png(work.folder / f"{ids[i]}.png", original)
+                    save_png(work.folder / f"{ids[i]}-0.png", image)
+            save_file(dict(zip(JUDGED, judged, strict=True)), work.records / f"{stem}.safetensors")
+            work.finish(stem, {}, table)
+        _, table = work.collect(list(parts))
+        table = table.reset_index(drop=True)
         table.insert(0, "id", ids)
         table.insert(1, "class", classes)
-        write_table(table, aside / "evaluation.csv")
+        write_table(table, work.folder / "evaluation.csv")
         own = {"controlnet": name, "network": decoder.own.network, "layer": decoder.own.layer or "pooled"}
-        distance = frechet(*(torch.cat(features) for features in zip(*judged, strict=True)))
+        judged = [load_file(work.records / f"{stem}.safetensors") for stem in parts]
+        distance = frechet(*(torch.cat([part[key] for part in judged]) for key in JUDGED))
         row = own | summarize(table, params.seed) | {"frechet": distance}
-        write_table(pd.DataFrame([row]), aside / "summary.csv")
+        write_table(pd.DataFrame([row]), work.folder / "summary.csv")
 
 
 class HeldOut(NamedTuple):

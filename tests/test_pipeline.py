@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 from featspace import decoding
 from featspace.cli import main
 from featspace.encoders import load_encoder
-from featspace.errors import UsageError
+from featspace.errors import FeatspaceError, UsageError
 from featspace.features import read_features
 from featspace.images import read_image, to_tensor
 from featspace.pipeline import FeatureDecodingPipeline, FeatureDistance, as_saved
@@ -152,6 +153,45 @@ def test_pipeline_as_a_diffusers_user_calls_it(project):
     assert np.array_equal(images, out.images) and torch.equal(distances, out.distances)
     with pytest.raises(UsageError, match="output_type"):
         pipeline(target, encoder, output_type="jpeg")
+
+
+@pytest.mark.parametrize(
+    "preset", [{"evaluations": 3}, {"preset": "paper", "steps": 2, "recurrences": 1, "emphasis_steps": 0}]
+)
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_it_guides_where_gradients_are_off(mode, preset, project):
+    pipeline = FeatureDecodingPipeline.from_pretrained(project / "data/models/prior", dtype=torch.float32)
+    encoder = load_encoder(str(project / "data/models/resnet"))
+    photo = to_tensor(read_image(project / "photo.jpg"))[None]
+
+    def images():
+        generator = [torch.Generator().manual_seed(1)]
+        return pipeline(encoder(photo), encoder, generator=generator, output_type="pt", **preset).images
+
+    with mode():
+        found = images()
+    torch.testing.assert_close(found, images(), atol=2 / 255, rtol=0)
+
+
+def test_what_cannot_be_guided_is_refused(project):
+    pipeline = FeatureDecodingPipeline.from_pretrained(project / "data/models/prior", dtype=torch.float32)
+    encoder = load_encoder(str(project / "data/models/resnet"))
+    target = torch.ones(2, encoder.dim)
+    for features, options, message in (
+        (target[0], {}, "features of shape .*: it must be .N, D."),
+        (target, {"guidance_weight": math.nan}, "guidance_weight is nan"),
+        (target, {"guidance_weight": math.inf}, "guidance_weight is inf"),
+        (target, {"stop_at": math.nan}, "stop_at is NaN"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            pipeline(features, encoder, evaluations=2, **options)
+    for preset in ("fast", "paper"):
+        with pytest.raises(FeatspaceError, match="but the targets have 1 numbers each"):
+            pipeline(target[:, :1], encoder, preset=preset, evaluations=2)
+        with pytest.raises(FeatspaceError, match="no gradient"):
+            pipeline(target, lambda images: encoder(images).detach(), preset=preset, evaluations=2)
+    with pytest.raises(ValueError, match="model_cpu_offload_seq"):
+        pipeline.enable_model_cpu_offload()
 
 
 def test_the_loss_at_the_true_image_is_zero_and_rounding_passes_gradients(project):

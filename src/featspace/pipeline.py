@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,7 @@ def as_saved(images: torch.Tensor) -> torch.Tensor:
 class FeatureDecodingPipeline(DiffusionPipeline):
     """Decodes features of any encoder into images, guided by a Stable-Diffusion-shaped prior (arXiv 2509.07936)."""
 
-    model_cpu_offload_seq = "text_encoder->unet->vae"
+    model_cpu_offload_seq = None  # what is needed backward cannot leave the device meanwhile
 
     def __init__(
         self,
@@ -89,9 +90,11 @@ class FeatureDecodingPipeline(DiffusionPipeline):
             truncation=True,
             return_tensors="pt",
         )
-        context = self.text_encoder(tokens.input_ids.to(self.device))[0]
+        context = self.text_encoder(tokens.input_ids.to(self._execution_device))[0]
         return Prior(self.unet, self.vae, context, self.scheduler)
 
+    @torch.inference_mode(False)
+    @torch.enable_grad()
     def __call__(
         self,
         features: torch.Tensor,
@@ -123,27 +126,44 @@ class FeatureDecodingPipeline(DiffusionPipeline):
 
         `generator`: one a sample makes an image independent of its batch. After each guided evaluation
         `callback_on_step_end(pipeline, index, timestep, {"latents", "distance_before", "distance_after", "guided"})` is
-        called. `output_type` is "pil", "np" or "pt".
+        called. `output_type` is "pil", "np" or "pt". Under `torch.no_grad()` or in inference mode it guides as well.
 
-        Raises UsageError for a preset, budget, schedule, weight or output type out of range, FeatspaceError for
-        non-finite features.
+        Raises UsageError for features of another shape and for a preset, budget, schedule, weight or output type out
+        of range, FeatspaceError for features that are not finite, or an encoder whose own are of another shape or
+        without a gradient.
         """
         if preset not in ("fast", "paper"):
             raise UsageError(f"preset is {preset!r}: it must be fast or paper")
         if output_type not in ("pil", "np", "pt"):
             raise UsageError(f"output_type is {output_type!r}: it must be pil, np or pt")
-        if guidance_weight < 0:
-            raise UsageError(f"guidance_weight is {guidance_weight}: it must be at least 0")
+        if not 0 <= guidance_weight < math.inf:
+            raise UsageError(f"guidance_weight is {guidance_weight}: it must be a number and at least 0")
+        if stop_at is not None and math.isnan(stop_at):
+            raise UsageError("stop_at is NaN: it must be a number, a squared distance")
+        if features.ndim != 2:
+            shape = list(features.shape)
+            raise UsageError(
+                f"features of shape {shape}: it must be (N, D), a row an image; for one take features[None]"
+            )
         if not torch.isfinite(features).all():
             raise FeatspaceError("the target feature holds NaN or infinity: extract it anew")
         generators = generator if isinstance(generator, list) else [generator] * len(features)
         if len(generators) != len(features):
             raise UsageError(f"{len(generators)} generators for {len(features)} features: give one, or one a feature")
-        prior = self.prior(prompt)
+        prior, device, width = self.prior(prompt), self._execution_device, features.shape[1]
 
         def draw_noise() -> torch.Tensor:
             rows = [torch.randn(prior.latent_shape, generator=g, device=g.device if g else "cpu") for g in generators]
-            return torch.stack([row.to(self.device) for row in rows])
+            return torch.stack([row.to(device) for row in rows])
+
+        def encode(images: torch.Tensor) -> torch.Tensor:
+            found = encoder(images)
+            if found.shape != (len(images), width):
+                given = f"{list(found.shape)} for {len(images)} images, but the targets have {width} numbers each"
+                raise FeatspaceError(f"the encoder's features are of shape {given}; decode features of this encoder")
+            if images.requires_grad and not found.requires_grad:
+                raise FeatspaceError("the encoder's features have no gradient; encode without no_grad and detach")
+            return found
 
         def observe(step: Evaluation) -> None:
             seen = {key: getattr(step, key) for key in ("latents", "distance_before", "distance_after", "guided")}
@@ -151,7 +171,7 @@ class FeatureDecodingPipeline(DiffusionPipeline):
 
         for module in (self.unet, self.vae, self.text_encoder):
             module.requires_grad_(False).eval()
-        distance = FeatureDistance(encoder, features.to(self.device))
+        distance = FeatureDistance(encode, features.detach().to(device, copy=True))
         callback = observe if callback_on_step_end else None
         if preset == "fast":
             preview = None if tiny_vae is None else prior.through(tiny_vae.requires_grad_(False).eval()).decode

@@ -78,7 +78,8 @@ class FeatInvPipeline(DiffusionPipeline):
             raise UsageError(f"{len(generators)} generators for {len(hints)} hints: give one, or one a hint")
         conditional, empty = self.prior(prompt), self.prior("")
         noise = [torch.randn(empty.latent_shape, generator=g, device=g.device if g else "cpu") for g in generators]
-        z, hints = torch.stack([each.to(self.device) for each in noise]), hints.to(self.device)
+        device = self._execution_device
+        z, hints = torch.stack([each.to(device) for each in noise]), hints.to(device)
         scheduler = DDIMScheduler.from_config(self.scheduler.config, clip_sample=False)
         scheduler.set_timesteps(steps)
         for t in scheduler.timesteps.tolist():

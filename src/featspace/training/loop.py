@@ -97,7 +97,8 @@ def fit(
 
     `loss(model, indices, generator)` is the scalar loss on the samples `indices` of `count`; all its randomness
     comes from `generator` or the global one, both seeded by (seed, step): a run that was interrupted and resumed
-    from `checkpoint` takes exactly the steps of one that was not. `curve` gets a row an evaluation.
+    from `checkpoint` takes exactly the steps of one that was not. On a GPU steps are replayed (`graph.Replayed`), so
+    `loss` must not wait for the device, and no shape may depend on values. `curve` gets a row an evaluation.
     AdamW, gradient norm at most 1, bfloat16 where the hardware multiplies in it; a linear warm-up, a constant learning
     rate, and at the end a linear decay to zero (Hägele et al. 2024, arXiv 2405.18392). The state before the decay is
     kept beside the checkpoint, so that a training whose `steps` were raised goes on from there.

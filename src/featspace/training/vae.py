@@ -58,6 +58,7 @@ def run(recipe: VAERecipe, photographs: Path, checkpoint: Path, curve: Path, out
         model.quant_conv.requires_grad_(False)
     taught = recipe.teacher
     teacher = None if taught is None else Teacher(taught.network, taught.size, where)
+    scale = 2 ** (len(model.config.block_out_channels) - 1)
 
     def loss(model, indices, generator):
         images = _batch(train[indices])
@@ -74,7 +75,6 @@ def run(recipe: VAERecipe, photographs: Path, checkpoint: Path, curve: Path, out
     def evaluate(model) -> dict[str, float]:
         return {"psnr": psnr(model.autoencoder, held_out)}
 
-    scale = 2 ** (len(model.config.block_out_channels) - 1)
     model = fit(_Roundtrip(model), loss, evaluate, recipe, len(train), checkpoint, curve).autoencoder
     latents = encode(model, train[:5000])  # to the same scale where the encoder is frozen
     model.register_to_config(scaling_factor=round(float(1 / latents.std()), 5))

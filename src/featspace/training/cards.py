@@ -56,8 +56,8 @@ Half precision, {size:.0f} MiB in all.
 | `prior` | latent diffusion model in Stable Diffusion's layout: AutoencoderKL (latents 4×16×16), UNet with \
 cross-attention, CLIP text encoder and tokenizer. It predicts noise; captions were dropped half of the time, so the \
 empty prompt is the unconditional model. Opens with `diffusers.StableDiffusionPipeline`. |
-| `clip` | CLIP with a ResNet tower, in open_clip's layout. It saw one caption a class, in seven wordings; other words \
-mean nothing to it. |
+| `clip` | CLIP with a ResNet tower, in open_clip's layout. It saw captions \
+of the 50 classes and, as far as its teacher found them likely, of ImageNet's 1000; other words mean nothing to it. |
 | `vit` | ViT classifier of 50 classes, in timm's layout; the feature is the class token. |
 | `references` | features of the held-out photographs, by each encoder |
 

@@ -63,8 +63,8 @@ def run_bench(
 
     Each method with several weights first decodes `params.tuning` at each; at the weight of the greatest median cosine,
     measured from the saved PNGs, it decodes `params.compared`. `fast` decodes `params.fast`, and the curve as well. The
-    autoencoder's reconstructions are measured beside them. With `weights_of`, another run's folder, nothing is tuned:
-    weights are those chosen there. `photos`: every method decodes one image of that many photographs instead, and
+    autoencoder's reconstructions are measured beside them. With `weights_of`, the folder of another run or of tables,
+    nothing is tuned: weights are those chosen there on its first encoder. `photos`: every method decodes one image of that many photographs instead, and
     there is no curve. `only`: these methods alone, the others' images stay.
 
     What is in `out` already is kept and not decoded again, as far as the same parameters, weights, photographs and code
@@ -94,10 +94,11 @@ def run_bench(
         weights = chosen_weights(bench.table(planned)) if tuned else {}
     else:
         given = read_table(weights_of / TABLE, BENCH)
-        weights = chosen_weights(given[given["evaluations"] == budget])
+        bench.tuned_on = given["encoder"].iloc[0]
+        tuned_there = (given["encoder"] == bench.tuned_on) & (given["evaluations"] == budget)
+        weights = chosen_weights(given[tuned_there])
         if lacking := [method for method in tuned if method not in weights]:
             raise FeatspaceError(f"{weights_of}: no weight of {lacking[0]} for {budget} evaluations; run it first")
-        bench.tuned_on = given["encoder"].iloc[0]
     others = [method for method in methods if method != "fast"]
     decode([Job(method, budget, weights.get(method, 0.0)) for method in others], compared, "methods")
     if "fast" in methods:

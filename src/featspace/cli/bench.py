@@ -26,7 +26,7 @@ def run(
     params: Annotated[Path, typer.Option("--params", help="The benchmark's parameters.")] = Path("params.yaml"),
     only: Annotated[list[str] | None, typer.Option(help="Methods, instead of all.")] = None,
     weights_of: Annotated[
-        Path | None, typer.Option(help="Tune nothing: the weights are those that this folder's run chose.")
+        Path | None, typer.Option(help="Tune nothing: the weights are those chosen on the first encoder of this folder's images.csv.")
     ] = None,
     photos: Annotated[
         int | None, typer.Option(help="Decode one image of so many photographs by every method.", min=1)

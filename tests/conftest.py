@@ -15,6 +15,7 @@ import skimage.data
 import timm
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from featspace_training.prior import clip_tokenizer
 from PIL import Image
 from ruamel.yaml import YAML
 from safetensors.torch import save_file
@@ -22,10 +23,9 @@ from test_training import TEXT, UNET, VAE
 from timm.models import save_for_hf
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from featspace.architectures import SCHEDULE
-from featspace.encoders import load_encoder
-from featspace.files import write_checksums
-from featspace.training.prior import clip_tokenizer
+from featspace.encoders.encoder import load_encoder
+from featspace.priors.architectures import SCHEDULE
+from featspace.utils.files import write_checksums
 
 CLIP = {
     "embed_dim": 16,

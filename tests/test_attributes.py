@@ -9,9 +9,15 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from skimage.color import lab2rgb, rgb2lab
 
-from featspace.attributes import attributes, color_difference, edge_similarity, layout_similarity, texture_similarity
-from featspace.errors import FeatspaceError
-from featspace.images import square
+from featspace.metrics.attributes import (
+    attributes,
+    color_difference,
+    edge_similarity,
+    layout_similarity,
+    texture_similarity,
+)
+from featspace.utils.errors import FeatspaceError
+from featspace.utils.images import square
 
 MEASURES = (color_difference, layout_similarity, edge_similarity, texture_similarity)
 

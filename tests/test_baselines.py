@@ -6,9 +6,9 @@ import pytest
 import torch
 from test_fast import BARS, gaussian_noise, painted
 
-from featspace.baselines import Problem
 from featspace.benchmark.methods import METHODS
-from featspace.errors import FeatspaceError
+from featspace.methods.baselines import Problem
+from featspace.utils.errors import FeatspaceError
 
 WEIGHTED = [name for name, method in METHODS.items() if len(method.weights) > 1]
 

@@ -13,14 +13,15 @@ from dvc.repo import Repo
 from ruamel.yaml import YAML
 
 from featspace.benchmark import run
-from featspace.benchmark.identity import _imported, code_sum, weights_sum
+from featspace.benchmark.identity import _imported, code_sum
 from featspace.benchmark.methods import AUTOENCODER, METHODS
-from featspace.benchmark.params import BenchParams
 from featspace.benchmark.summary import chosen_weights, compare, describe, summarize, tried
 from featspace.cli import main
-from featspace.encoders import load_encoder
-from featspace.images import read_image, to_tensor
-from featspace.tables import BENCH
+from featspace.config.benchmark import BenchParams
+from featspace.encoders.encoder import load_encoder
+from featspace.utils.devices import weights_sum
+from featspace.utils.images import read_image, to_tensor
+from featspace.utils.tables import BENCH
 
 CHECKOUT = Path(__file__).parents[1]
 PARAMS = {
@@ -167,11 +168,12 @@ def test_images_of_another_prior_are_told_from_these(project):
 
 def test_code_is_that_of_the_method_and_of_what_it_imports():
     baselines, fast = (
-        {path.name for path in _imported(module)} for module in ("featspace.baselines", "featspace.benchmark.methods")
+        {path.name for path in _imported(module)}
+        for module in ("featspace.methods.baselines", "featspace.benchmark.methods")
     )
     assert {"baselines.py", "guidance.py"} <= baselines and "fast.py" not in baselines
     assert {"fast.py", "guidance.py", "prior.py"} <= fast
-    assert code_sum("featspace.baselines") != code_sum("featspace.benchmark.methods")
+    assert code_sum("featspace.methods.baselines") != code_sum("featspace.benchmark.methods")
 
 
 def test_the_feature_is_that_of_the_encoders_layer(bench, project, tmp_path):

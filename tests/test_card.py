@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from featspace_training import cards, data, measures, samples, vae
 from PIL import Image
 
-from featspace.encoders import load_encoder
-from featspace.errors import FeatspaceError
-from featspace.training import cards, data, measures, samples, vae
+from featspace.encoders.encoder import load_encoder
+from featspace.utils.errors import FeatspaceError
 
 
 def test_frechet_distance_of_gaussians():

@@ -17,7 +17,7 @@ from snakemake.api import OutputSettings, ResourceSettings, SnakemakeApi
 from snakemake.rules import Rule
 from snakemake.settings.enums import Quietness
 
-from featspace.params import Params
+from featspace.config.params import Params
 
 PROJECT = Path(__file__).parents[1]
 
@@ -198,8 +198,8 @@ def imported(*modules: str) -> set[str]:
 @pytest.mark.parametrize(
     "stages, modules",
     [
-        ("layer-", ["featspace.features", "featspace.encoders", "featspace.decoding"]),
-        ("layers@", ["featspace.layers", "featspace.encoders", "featspace.devices"]),
+        ("layer-", ["featspace.data.features", "featspace.encoders.encoder", "featspace.stages.decode"]),
+        ("layers@", ["featspace.stages.layers", "featspace.encoders.encoder", "featspace.utils.devices"]),
         ("layers_figures@", ["featspace.figures"]),
     ],
 )

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from featspace import decoding
 from featspace.cli import main
+from featspace.stages import decode as decoding
 
 pytestmark = pytest.mark.usefixtures("offline")
 

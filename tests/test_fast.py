@@ -8,9 +8,9 @@ from test_guidance import alpha_bars, noise_of, toys
 from test_guidance import decode as paper_decode
 from toy_models import DTYPE, ToyEncoder, target_feature
 
-from featspace import fast
-from featspace.errors import FeatspaceError, UsageError
-from featspace.fast import fast_decode, polar_distance, visits
+from featspace.methods import noise_optimization as fast
+from featspace.methods.noise_optimization import fast_decode, polar_distance, visits
+from featspace.utils.errors import FeatspaceError, UsageError
 
 BARS = alpha_bars(1000)
 CENTER, SPREAD = 0.3, 0.5

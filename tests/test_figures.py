@@ -11,11 +11,11 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from featspace.errors import FeatspaceError, UsageError
 from featspace.figures import FIGURES, OVERVIEW, overview, run_figure
 from featspace.figures.samples import labels
-from featspace.images import square
-from featspace.plotting import DPI, GAP, WIDTH, Row, matrix, sample_grid, save, style
+from featspace.figures.style import DPI, GAP, WIDTH, Row, matrix, sample_grid, save, style
+from featspace.utils.errors import FeatspaceError, UsageError
+from featspace.utils.images import square
 
 PHOTOS = ("astronaut", "coffee", "rocket")
 CAPTIONS = {"sea": "a lighthouse by the sea at dusk, for $10 or $20, as an oil painting", "cat": "a tabby"}

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
-from featspace.errors import FeatspaceError, UsageError
-from featspace.files import atomic_dir, atomic_file, sha256
+from featspace.utils.errors import FeatspaceError, UsageError
+from featspace.utils.files import atomic_dir, atomic_file, sha256
 
 
 def test_dir_appears_when_complete(tmp_path: Path) -> None:

@@ -6,8 +6,7 @@ import contextlib
 
 import pytest
 import torch
-
-from featspace.training import graph
+from featspace_training import graph
 
 
 class Card:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from toy_models import DTYPE, ToyEncoder, ToyUNet, ToyVAEDecoder, scaled_linear_betas, target_feature
 
-from featspace.errors import FeatspaceError, UsageError
-from featspace.guidance import Schedule, conditioned, guided_decode
+from featspace.methods.self_recurrence import Schedule, conditioned, guided_decode
+from featspace.utils.errors import FeatspaceError, UsageError
 
 LATENT_SCALE = 0.18215
 

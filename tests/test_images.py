@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from featspace.errors import FeatspaceError, UsageError
-from featspace.images import read_image, save_png, square, to_pil, to_tensor
+from featspace.utils.errors import FeatspaceError, UsageError
+from featspace.utils.images import read_image, save_png, square, to_pil, to_tensor
 
 
 def noise(height: int = 20, width: int = 30) -> np.ndarray:

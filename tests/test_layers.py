@@ -11,13 +11,13 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from featspace.attributes import attributes, color_difference, layout_similarity
 from featspace.cli import main
-from featspace.encoders import load_encoder
-from featspace.errors import FeatspaceError
-from featspace.features import run_features
-from featspace.layers import MEASURES, run_layers, summarize
-from featspace.tables import LAYERS, read_table
+from featspace.encoders.encoder import load_encoder
+from featspace.metrics.attributes import attributes, color_difference, layout_similarity
+from featspace.stages.features import run_features
+from featspace.stages.layers import MEASURES, run_layers, summarize
+from featspace.utils.errors import FeatspaceError
+from featspace.utils.tables import LAYERS, read_table
 
 IDS = ("cat", "cup", "rocket")
 DEPTH = ("layer1", "layer3", "unpooled", "pooled")

@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from featspace.errors import FeatspaceError, UsageError
 from featspace.figures import run_figure
 from featspace.figures.layers import draw, name
 from featspace.figures.layers_depth import PANELS
 from featspace.figures.layers_depth import draw as draw_depth
-from featspace.layers import MEASURES
-from featspace.plotting import DPI, WIDTH, style
+from featspace.figures.style import DPI, WIDTH, style
+from featspace.stages.layers import MEASURES
+from featspace.utils.errors import FeatspaceError, UsageError
 
 IDS = ("astronaut", "cat", "coffee")
 DEPTH = {

@@ -9,12 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from featspace import decoding, unfinished
 from featspace.cli import main
-from featspace.encoders import Encoder
-from featspace.errors import FeatspaceError
-from featspace.exclusive import alone
-from featspace.pipeline import FeatureDecodingPipeline
+from featspace.encoders.encoder import Encoder
+from featspace.pipelines.feature_decoding import FeatureDecodingPipeline
+from featspace.stages import decode as decoding
+from featspace.utils import resuming as unfinished
+from featspace.utils.errors import FeatspaceError
+from featspace.utils.locks import alone
 
 pytestmark = pytest.mark.usefixtures("offline")
 call = FeatureDecodingPipeline.__call__

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 import torch
+from featspace_training.loop import Paused, Recipe, _schedule, batch_indices, fit
 from torch import nn
 
-from featspace.errors import FeatspaceError
-from featspace.training.loop import Paused, Recipe, _schedule, batch_indices, fit
+from featspace.utils.errors import FeatspaceError
 
 SPEED = {"batch": 4, "lr": 1e-3}
 

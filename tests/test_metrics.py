@@ -7,8 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from featspace.errors import FeatspaceError
-from featspace.metrics import bootstrap_interval, run_metrics
+from featspace.metrics.bootstrap import bootstrap_interval
+from featspace.stages.metrics import run_metrics
+from featspace.utils.errors import FeatspaceError
 
 SIMILARITY = "encoder,id,sample,kind,image,distance,cosine,judge_cosine,top1_agrees,judge_top1_agrees\n"
 REFERENCES = "encoder,id,reference,distance,cosine\n"

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from featspace.cli import main
-from featspace.errors import FeatspaceError, UsageError
-from featspace.naming import GAP, NONE, run_score, run_sheet
+from featspace.stages.naming import GAP, NONE, run_score, run_sheet
+from featspace.utils.errors import FeatspaceError, UsageError
 
 SIDE = 64
 IDS = ("cat", "cup", "rocket")

@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featspace import paper_photos
-from featspace.errors import FeatspaceError, UsageError
-from featspace.paper_photos import fetch_photo
-from featspace.params import Params
-from featspace.targets import read_targets, run_targets
+from featspace.config.params import Params
+from featspace.data import paper_photos
+from featspace.data.paper_photos import fetch_photo
+from featspace.data.targets import read_targets
+from featspace.stages.targets import run_targets
+from featspace.utils.errors import FeatspaceError, UsageError
 
 SHIPPED = Path(__file__).parents[1] / "params.yaml"
 PHOTOS = ["coco/12.png", "coco/34.png"]

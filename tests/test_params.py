@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from featspace.errors import UsageError
-from featspace.params import DecodeParams, Params
+from featspace.config.params import DecodeParams, Params
+from featspace.utils.errors import UsageError
 
 SHIPPED = Path(__file__).parents[1] / "params.yaml"
 SMALL = """\

@@ -15,13 +15,14 @@ from PIL import Image
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
 
-from featspace import decoding
 from featspace.cli import main
-from featspace.encoders import load_encoder
-from featspace.errors import FeatspaceError, UsageError
-from featspace.features import read_features
-from featspace.images import read_image, to_tensor
-from featspace.pipeline import FeatureDecodingPipeline, FeatureDistance, as_saved
+from featspace.data.features import read_features
+from featspace.encoders.encoder import load_encoder
+from featspace.methods.distance import FeatureDistance, as_saved
+from featspace.pipelines.feature_decoding import FeatureDecodingPipeline
+from featspace.stages import decode as decoding
+from featspace.utils.errors import FeatspaceError, UsageError
+from featspace.utils.images import read_image, to_tensor
 
 pytestmark = pytest.mark.usefixtures("offline")
 

@@ -9,14 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from featspace import decoding, devices, plan
-from featspace.architectures import blank_prior
 from featspace.cli import main
-from featspace.devices import GIB, choose_device, free_memory
-from featspace.encoders import load_encoder
-from featspace.errors import FeatspaceError
-from featspace.pipeline import load_pipeline
-from featspace.plan import evaluation_cost, fitting_batch, matrix_rate
+from featspace.encoders.encoder import load_encoder
+from featspace.pipelines.feature_decoding import load_pipeline
+from featspace.priors.architectures import blank_prior
+from featspace.stages import decode as decoding
+from featspace.stages import plan
+from featspace.stages.plan import evaluation_cost, fitting_batch, matrix_rate
+from featspace.utils import devices
+from featspace.utils.devices import GIB, choose_device, free_memory
+from featspace.utils.errors import FeatspaceError
 
 pytestmark = pytest.mark.usefixtures("offline")
 PRIOR = "data/models/prior"

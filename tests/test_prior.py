@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+from featspace_training.prior import clip_tokenizer
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from featspace.decoding import load_pipeline
-from featspace.errors import FeatspaceError
-from featspace.pipeline import FeatureDecodingPipeline, FeatureDistance
-from featspace.training.prior import clip_tokenizer
+from featspace.methods.distance import FeatureDistance
+from featspace.pipelines.feature_decoding import FeatureDecodingPipeline
+from featspace.stages.decode import load_pipeline
+from featspace.utils.errors import FeatspaceError
 
 # The published files. What is not in them has diffusers' default value: the VAE's scaling factor, for one.
 UNET = {

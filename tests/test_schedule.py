@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from featspace_training import schedule
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
 from test_training import TEXT, UNET, VAE
 
-from featspace.errors import FeatspaceError
-from featspace.training import schedule
+from featspace.utils.errors import FeatspaceError
 
 WEIGHTS = {
     "vae": "diffusion_pytorch_model.safetensors",
@@ -76,7 +76,7 @@ def test_pauses_and_a_kill_change_nothing(params, toy_photographs, tmp_path, cap
     assert "vit: 3 of 6 steps, 6 images seen; the same command goes on" in capsys.readouterr().out
 
     options = ["--params", params, "--photographs", toy_photographs, "--checkpoints", killed, "--threads", "1"]
-    command = [sys.executable, "-m", "featspace.training.schedule", *map(str, options)]
+    command = [sys.executable, "-m", "featspace_training.schedule", *map(str, options)]
     with subprocess.Popen(command, env=os.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while not (killed / "vae.pt").exists():
             assert process.poll() is None
@@ -118,4 +118,4 @@ def test_make_train_runs_it_at_the_lowest_priority():
     command = ["make", "-n", "--no-print-directory", "train", "THREADS=2", "SECONDS=60"]  # `make test` is a make, too
     shown = subprocess.run(command, cwd=Path(__file__).parents[1], check=True, capture_output=True, text=True).stdout
     line = " ".join(shown.replace("\\\n", " ").split())
-    assert line.endswith("nice -n 19 ../.venv/bin/python -m featspace.training.schedule --threads 2 --seconds 60")
+    assert line.endswith("nice -n 19 ../.venv/bin/python -m featspace_training.schedule --threads 2 --seconds 60")

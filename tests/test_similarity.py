@@ -12,19 +12,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from featspace.encoders import load_encoder
-from featspace.errors import FeatspaceError
-from featspace.features import run_features
-from featspace.images import square
-from featspace.similarity import (
-    certified,
-    cosine_similarity,
-    jpeg_copy,
-    run_references,
-    run_similarity,
-    shifted,
-    squared_distance,
-)
+from featspace.encoders.encoder import load_encoder
+from featspace.metrics.similarity import cosine_similarity, squared_distance
+from featspace.stages.features import run_features
+from featspace.stages.similarity import certified, run_references, run_similarity
+from featspace.utils.errors import FeatspaceError
+from featspace.utils.images import jpeg_copy, shifted, square
 
 
 class MeanColor(nn.Module):

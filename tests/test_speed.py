@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from featspace import speed
+from featspace.benchmark import speed
 from featspace.cli import main
 
 pytestmark = pytest.mark.usefixtures("offline")

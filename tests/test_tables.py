@@ -8,8 +8,8 @@ import math
 import pandas as pd
 import pytest
 
-from featspace.errors import FeatspaceError
-from featspace.tables import read_table, write_json, write_table
+from featspace.utils.errors import FeatspaceError
+from featspace.utils.tables import read_table, write_json, write_table
 
 COLUMNS = {"id": str, "sample": int, "cosine": float}
 

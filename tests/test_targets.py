@@ -12,11 +12,13 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from featspace.errors import FeatspaceError, UsageError
-from featspace.features import read_features, run_features
-from featspace.images import read_image, to_tensor
-from featspace.params import Params, PhotoParams, Profile
-from featspace.targets import locate_image, read_targets, run_targets, slug
+from featspace.config.params import Params, PhotoParams, Profile
+from featspace.data.features import read_features
+from featspace.data.targets import locate_image, read_targets, slug
+from featspace.stages.features import run_features
+from featspace.stages.targets import run_targets
+from featspace.utils.errors import FeatspaceError, UsageError
+from featspace.utils.images import read_image, to_tensor
 
 SHIPPED = Path(__file__).parents[1] / "params.yaml"
 

@@ -7,13 +7,13 @@ import shutil
 import pytest
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from featspace_training import classifier, clip, data, prior, vae
+from featspace_training.teacher import Teacher, TeacherRecipe, perceptual_error
 from safetensors import safe_open
 from safetensors.torch import load_file
 from test_training import SPEED, TEXT, UNET, VAE
 
-from featspace.errors import FeatspaceError
-from featspace.training import classifier, clip, data, prior, vae
-from featspace.training.teacher import Teacher, TeacherRecipe, perceptual_error
+from featspace.utils.errors import FeatspaceError
 
 
 def test_the_perceptual_error_is_relative_and_zero_for_the_same_image(toy_teacher):

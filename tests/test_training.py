@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
+from featspace_training import classifier, clip, data, photographs, prior, vae
+from featspace_training.__main__ import MODELS, read_recipe, train
 from PIL import Image
 
-from featspace.encoders import load_encoder
-from featspace.errors import FeatspaceError
-from featspace.exclusive import alone
-from featspace.training import classifier, clip, data, photographs, prior, vae
-from featspace.training.__main__ import MODELS, read_recipe, train
+from featspace.encoders.encoder import load_encoder
+from featspace.utils.errors import FeatspaceError
+from featspace.utils.locks import alone
 
 RECIPES = Path(__file__).parents[1] / "training" / "params.yaml"
 SPEED = {"batch": 4, "lr": 1e-3}

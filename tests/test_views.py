@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from featspace import views
-from featspace.views import RandomCopies
+from featspace.methods import copies as views
+from featspace.methods.copies import RandomCopies
 
 
 def generators(*seeds: int) -> list[torch.Generator]:

@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import save_file
 
 from featspace.cli import main
-from featspace.errors import FeatspaceError
-from featspace.fetch import run_fetch
-from featspace.files import sha256
-from featspace.params import Params, Profile
-from featspace.weights import check_folder, verify_manifest
+from featspace.config.params import Params, Profile
+from featspace.hub.manifest import check_folder, verify_manifest
+from featspace.stages.fetch import run_fetch
+from featspace.utils.errors import FeatspaceError
+from featspace.utils.files import sha256
 
 NETWORKS = ("prior/unet", "net", "judge")
 PARAMS = """\

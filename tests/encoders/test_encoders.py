@@ -16,9 +16,9 @@ from PIL import Image
 from tiny_networks import NAMES, library, tensor
 from torch import Tensor
 
-from featspace.encoders import Encoder, load_encoder
-from featspace.errors import FeatspaceError
-from featspace.networks.torchvision import split
+from featspace.encoders.adapters.torchvision import split
+from featspace.encoders.encoder import Encoder, load_encoder
+from featspace.utils.errors import FeatspaceError
 
 
 @pytest.mark.parametrize("name", NAMES)

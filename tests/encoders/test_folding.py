@@ -7,8 +7,8 @@ import timm
 import torch
 from torch import nn
 
-from featspace.encoders import load_encoder
-from featspace.folding import fold_batch_norms
+from featspace.encoders.encoder import load_encoder
+from featspace.encoders.folding import fold_batch_norms
 
 NETWORKS = {  # model: batch normalizations, of which so many follow a convolution
     "resnet10t": (14, 14),

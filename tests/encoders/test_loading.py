@@ -21,8 +21,8 @@ from safetensors.torch import save_file
 from timm.models import save_for_hf
 from tiny_networks import CLIP_CONFIG, randomize, write_open_clip
 
-from featspace.encoders import load_encoder
-from featspace.errors import FeatspaceError, UsageError
+from featspace.encoders.encoder import load_encoder
+from featspace.utils.errors import FeatspaceError, UsageError
 
 HUB_COMMIT = "0" * 40
 
@@ -198,7 +198,7 @@ def test_folder_that_needs_the_hub_or_is_unknown(folders: Path, tmp_path: Path) 
 def test_module_imports_no_library() -> None:
     """Each costs seconds, which a command that needs no encoder does not have."""
     libraries = "{'timm', 'open_clip', 'torchvision', 'transformers'}"
-    code = f"import featspace.encoders, sys; print({libraries} & {{*sys.modules}})"
+    code = f"import featspace.encoders.encoder, sys; print({libraries} & {{*sys.modules}})"
     source = str(Path(__file__).parents[2] / "src")
     result = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": source}, capture_output=True, text=True)
     assert result.stdout.strip() == "set()", result.stderr

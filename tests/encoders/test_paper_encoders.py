@@ -24,10 +24,10 @@ from torch import Tensor
 from torchvision.models import ResNet50_Weights, ViT_H_14_Weights, WeightsEnum
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
 
-from featspace import encoders
-from featspace.encoders import Encoder, load_encoder
-from featspace.errors import FeatspaceError
-from featspace.params import Params
+from featspace.config.params import Params
+from featspace.encoders import encoder as encoders
+from featspace.encoders.encoder import Encoder, load_encoder
+from featspace.utils.errors import FeatspaceError
 
 IMAGENET = Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 OPENAI = Normalize([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
@@ -93,7 +93,7 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, dict
     monkeypatch.setattr(timm, "create_model", on_meta(timm.create_model))
     monkeypatch.setattr(torchvision.models, "get_model", on_meta(torchvision.models.get_model))
 
-    monkeypatch.setattr(encoders, "obtain", lambda network, root: tmp_path)
+    monkeypatch.setattr(encoders, "resolve", lambda network, root: tmp_path)
 
     def load(name: str, shapes: dict[str, tuple[int, ...]]) -> Encoder:
         if name != "vit":

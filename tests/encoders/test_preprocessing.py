@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from tiny_networks import tensor
 
-from featspace.preprocessing import Preprocess, from_open_clip, from_timm
+from featspace.encoders.preprocessing import Preprocess, from_open_clip, from_timm
 
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])

@@ -9,8 +9,8 @@ import torch
 from ruamel.yaml import YAML
 
 from featspace.cli import main
-from featspace.featinv.pipeline import FeatInv
-from featspace.params import Params
+from featspace.config.params import Params
+from featspace.stages.featinv.decoder import FeatInv
 
 PROMPT = "a photo of a tabby"
 

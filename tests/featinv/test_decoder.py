@@ -8,15 +8,18 @@ import torch
 from diffusers import ControlNetModel, StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
-from featspace.encoders import load_encoder
-from featspace.errors import FeatspaceError, UsageError
-from featspace.featinv.controlnet import FeatureControlNet, HintEmbedding, Pairing, load_controlnet
-from featspace.featinv.measures import compare_images, frechet, map_cosine
-from featspace.featinv.pipeline import FeatInv, FeatInvPipeline
-from featspace.featinv.steer import read_direction
-from featspace.featinv.together import cost_in_evaluations
-from featspace.params import Params
-from featspace.pipeline import as_saved, load_pipeline
+from featspace.config.params import Params
+from featspace.encoders.encoder import load_encoder
+from featspace.methods.distance import as_saved
+from featspace.metrics.similarity import map_cosine
+from featspace.pipelines.controlnet import FeatureControlNet, HintEmbedding, Pairing, load_controlnet
+from featspace.stages.featinv.decoder import FeatInv
+from featspace.pipelines.featinv import FeatInvPipeline
+from featspace.pipelines.feature_decoding import load_pipeline
+from featspace.stages.featinv.measures import compare_images, frechet
+from featspace.stages.featinv.steer import read_direction
+from featspace.stages.featinv.together import cost_in_evaluations
+from featspace.utils.errors import FeatspaceError, UsageError
 
 PROMPT = "a photo of a tabby"
 

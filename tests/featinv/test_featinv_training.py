@@ -17,11 +17,11 @@ from ruamel.yaml import YAML
 from safetensors.torch import load_file
 
 from featspace.cli import main
-from featspace.errors import FeatspaceError
-from featspace.featinv import train
-from featspace.featinv.photographs import open_photographs, random_crop
-from featspace.featinv.train import Batches, noise_weight, run_train
-from featspace.params import Params
+from featspace.config.params import Params
+from featspace.data.photographs import open_photographs, random_crop
+from featspace.stages.featinv import train
+from featspace.stages.featinv.train import Batches, noise_weight, run_train
+from featspace.utils.errors import FeatspaceError
 
 RECIPE = {
     "crop": 64,

@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import save_file
 
 from featspace.cli import main
-from featspace.encoders import Encoder, load_encoder
-from featspace.errors import FeatspaceError, UsageError
-from featspace.features import read_features
-from featspace.networks.timm import _network
-from featspace.spatial import as_map, at_layer, unpooled
+from featspace.data.features import read_features
+from featspace.encoders.adapters.timm import _network
+from featspace.encoders.encoder import Encoder, load_encoder
+from featspace.encoders.feature_maps import as_map, at_layer, unpooled
+from featspace.utils.errors import FeatspaceError, UsageError
 
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 

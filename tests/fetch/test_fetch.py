@@ -32,10 +32,10 @@ from tiny_project import (
 )
 
 from featspace.cli import main
-from featspace.decoding import load_pipeline
-from featspace.encoders import load_encoder
-from featspace.files import sha256
-from featspace.lock import LOCK, read_lock
+from featspace.encoders.encoder import load_encoder
+from featspace.hub.lock import LOCK, read_lock
+from featspace.stages.decode import load_pipeline
+from featspace.utils.files import sha256
 
 
 def test_networks_that_no_profile_names(hub: LocalHub, capsys: pytest.CaptureFixture, published: dict) -> None:

@@ -24,10 +24,10 @@ from tiny_project import (
     write_params,
 )
 
-from featspace.decoding import load_pipeline
-from featspace.encoders import load_encoder
-from featspace.errors import FeatspaceError
-from featspace.lock import LOCK, read_lock
+from featspace.encoders.encoder import load_encoder
+from featspace.hub.lock import LOCK, read_lock
+from featspace.stages.decode import load_pipeline
+from featspace.utils.errors import FeatspaceError
 
 
 def test_other_bytes_than_pinned_are_not_kept(hub: LocalHub, tmp_path: Path, capsys) -> None:

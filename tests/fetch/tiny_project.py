@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from safetensors.torch import save
 
 from featspace.cli import main
-from featspace.lock import LOCK
+from featspace.hub.lock import LOCK
 
 PRIOR, RESNET, VISION = "diffusers:org/tiny-sd", "timm:test_resnet", "torchvision:shufflenet_v2_x0_5/IMAGENET1K_V1"
 CLIP = "open_clip:tiny/openai"

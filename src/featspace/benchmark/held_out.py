@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from featspace.errors import UsageError
-from featspace.featinv.photographs import open_photographs
-from featspace.files import atomic_dir
-from featspace.images import save_png, square, to_tensor
-from featspace.targets import Target, slug, write_list
+from featspace.data.photographs import open_photographs
+from featspace.data.targets import Target, slug, write_list
+from featspace.utils.errors import UsageError
+from featspace.utils.files import atomic_dir
+from featspace.utils.images import save_png, square, to_tensor
 
 
 def run_held_out(photographs: Path, count: int, resolution: int, out: Path) -> None:

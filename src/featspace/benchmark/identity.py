@@ -10,11 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
 import featspace
-from featspace.pipeline import FeatureDistance, as_saved
+from featspace.methods.distance import FeatureDistance, as_saved
 
 SHARED = ("encoders", "prior", "benchmark.measure")
 """Modules that, with all that they import, every method's images and numbers come from, beside the method's own."""
@@ -25,16 +22,6 @@ BESIDE = ("networks", "benchmark")
 def identity_of(**parts: Any) -> str:
     """16 hexadecimal digits of the SHA-256 of JSON values."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def weights_sum(*networks: nn.Module) -> str:
-    """SHA-256 of all parameters and buffers, whatever file they came from."""
-    digest = hashlib.sha256()
-    for network in networks:
-        for name, value in sorted(network.state_dict().items()):
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def code_sum(module: str) -> str:

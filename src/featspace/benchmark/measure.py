@@ -7,10 +7,11 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 
-from featspace.encoders import Encoder
-from featspace.images import to_tensor
-from featspace.prior import Prior
-from featspace.similarity import cosine_similarity, jpeg_copy, look, squared_distance
+from featspace.data.features import look
+from featspace.encoders.encoder import Encoder
+from featspace.metrics.similarity import cosine_similarity, squared_distance
+from featspace.priors.prior import Prior
+from featspace.utils.images import jpeg_copy, to_tensor
 
 NOISES, LEVELS = 4, (50, 200)
 """Naturalness is measured with this many noises at each of these timesteps: low and middle noise."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from featspace import baselines
-from featspace.baselines import Problem
-from featspace.fast import fast_decode
-from featspace.views import RandomCopies
+from featspace.methods import baselines
+from featspace.methods.baselines import Problem
+from featspace.methods.copies import RandomCopies
+from featspace.methods.noise_optimization import fast_decode
 
 
 def fast(problem: Problem, evaluations: int, weight: float) -> None:

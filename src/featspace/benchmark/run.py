@@ -13,21 +13,22 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from featspace.baselines import Problem
-from featspace.benchmark.identity import code_sum, identity_of, weights_sum
+from featspace.benchmark.identity import code_sum, identity_of
 from featspace.benchmark.measure import Measure
 from featspace.benchmark.methods import AUTOENCODER, METHODS
-from featspace.benchmark.params import BenchParams, Images
 from featspace.benchmark.summary import chosen_weights
-from featspace.decoding import seed_of
-from featspace.devices import choose_device, device_name
-from featspace.encoders import load_encoder
-from featspace.errors import FeatspaceError, UsageError, suggest
-from featspace.files import atomic_file, sha256
-from featspace.images import read_image, save_png, to_tensor
-from featspace.pipeline import FeatureDistance, as_saved, load_pipeline
-from featspace.tables import BENCH, read_table, write_table
-from featspace.targets import read_targets
+from featspace.config.benchmark import BenchParams, Images
+from featspace.data.targets import read_targets
+from featspace.encoders.encoder import load_encoder
+from featspace.methods.baselines import Problem
+from featspace.methods.distance import FeatureDistance, as_saved
+from featspace.pipelines.feature_decoding import load_pipeline
+from featspace.stages.decode import seed_of
+from featspace.utils.devices import choose_device, device_name, weights_sum
+from featspace.utils.errors import FeatspaceError, UsageError, suggest
+from featspace.utils.files import atomic_file, sha256
+from featspace.utils.images import read_image, save_png, to_tensor
+from featspace.utils.tables import BENCH, read_table, write_table
 
 TABLE = "images.csv"
 
@@ -141,7 +142,9 @@ class _Bench:
             "schedule": [self.prior.prediction_type, self.prior.alpha_bars.sum().item()],
             "photographs": {id: sha256(targets / f"{id}.png") for id in self.photographs},
         }
-        modules = {method: METHODS[method].decode.__module__ for method in METHODS} | {AUTOENCODER: "featspace.prior"}
+        modules = {method: METHODS[method].decode.__module__ for method in METHODS} | {
+            AUTOENCODER: "featspace.priors.prior"
+        }
         code = {module: code_sum(module) for module in set(modules.values())}
         self.identities = {method: identity_of(**parts, code=code[module]) for method, module in modules.items()}
         self.rows: dict[Key, dict] = self._read()

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from featspace.files import atomic_file
-from featspace.metrics import bootstrap_interval
-from featspace.tables import BENCH, read_table, write_table
+from featspace.metrics.bootstrap import bootstrap_interval
+from featspace.utils.files import atomic_file
+from featspace.utils.tables import BENCH, read_table, write_table
 
 KEY = ["encoder", "method", "evaluations", "weight"]
 """What tells one run of a method from another."""

@@ -11,7 +11,7 @@ import typer
 
 from featspace.cli import bench, featinv, stages, tools  # noqa: F401  (they register their commands)
 from featspace.cli.options import app
-from featspace.errors import FeatspaceError, one_line
+from featspace.utils.errors import FeatspaceError, one_line
 
 BAD_USAGE: type[Exception] = typer.BadParameter.__base__
 """The common parent of what typer raises for wrong arguments."""

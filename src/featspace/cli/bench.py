@@ -26,7 +26,10 @@ def run(
     params: Annotated[Path, typer.Option("--params", help="The benchmark's parameters.")] = Path("params.yaml"),
     only: Annotated[list[str] | None, typer.Option(help="Methods, instead of all.")] = None,
     weights_of: Annotated[
-        Path | None, typer.Option(help="Tune nothing: the weights are those chosen on the first encoder of this folder's images.csv.")
+        Path | None,
+        typer.Option(
+            help="Tune nothing: the weights are those chosen on the first encoder of this folder's images.csv."
+        ),
     ] = None,
     photos: Annotated[
         int | None, typer.Option(help="Decode one image of so many photographs by every method.", min=1)
@@ -36,8 +39,8 @@ def run(
 
     Example: featspace bench run --params bench/params.yaml --encoder clip --targets data/mini/targets --out clip
     """
-    from featspace.benchmark.params import BenchParams
     from featspace.benchmark.run import run_bench
+    from featspace.config.benchmark import BenchParams
 
     loaded = BenchParams.load(params)
     run_bench(loaded, params.parent / loaded.root, encoder, targets, out, only, weights_of, photos)

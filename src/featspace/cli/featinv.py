@@ -35,8 +35,8 @@ def train(
 
     Several GPUs: accelerate launch --multi_gpu "$(which featspace)" featinv train …
     """
-    from featspace.featinv.pipeline import controlnet_params
-    from featspace.featinv.train import run_train
+    from featspace.stages.featinv.decoder import controlnet_params
+    from featspace.stages.featinv.train import run_train
 
     loaded, chosen = open_profile(params, profile)
     out = out or loaded.root / controlnet_params(chosen, controlnet).folder
@@ -55,7 +55,7 @@ def decode(
 
     Example: featspace featinv decode photo.jpg --controlnet efficientnet --out decoded
     """
-    from featspace.featinv.decode import run_decode
+    from featspace.stages.featinv.decode import run_decode
 
     for row in run_decode(*open_profile(params, profile), controlnet, sources, out).itertuples():
         typer.echo(f"{out / f'{row.id}-0.png'}  cosine of maps {row.map_cosine:.4f}")
@@ -71,7 +71,7 @@ def evaluate(
     params: ParamsFile = None,
 ) -> None:
     """Reconstruct held-out photographs from their feature maps and compare the images with the originals."""
-    from featspace.featinv.evaluate import run_evaluate
+    from featspace.stages.featinv.evaluate import run_evaluate
 
     run_evaluate(*open_profile(params, profile), controlnet, out, targets, weights)
 
@@ -81,7 +81,7 @@ def summary(
     folders: Annotated[list[Path], typer.Argument(help="Folders that evaluate (several) or together wrote.")], out: Out
 ) -> None:
     """Summarize evaluations, a row a ControlNet, or the comparison of both decoders, a row a way."""
-    from featspace.featinv.summary import run_summary, run_together_summary
+    from featspace.stages.featinv.summary import run_summary, run_together_summary
 
     if (folders[0] / "together.csv").is_file():
         run_together_summary(folders[0], out)
@@ -99,7 +99,7 @@ def together(
     params: ParamsFile = None,
 ) -> None:
     """Compare guided decoding, FeatInv, and guided decoding from FeatInv's image, on the same targets and budget."""
-    from featspace.featinv.together import run_together
+    from featspace.stages.featinv.together import run_together
 
     run_together(*open_profile(params, profile), controlnet, targets, out, weights)
 
@@ -113,7 +113,7 @@ def means(
     params: ParamsFile = None,
 ) -> None:
     """Write the mean feature map of each class of the training photographs: directions to steer along."""
-    from featspace.featinv.steer import run_means
+    from featspace.stages.featinv.steer import run_means
 
     run_means(*open_profile(params, profile), controlnet, out, per_class)
 
@@ -154,7 +154,7 @@ def steer(
     Example: featspace steer cat.jpg --controlnet vit --direction data/models/featinv/means.safetensors
     --away tabby --toward lion --out steered
     """
-    from featspace.featinv.steer import run_steer
+    from featspace.stages.featinv.steer import run_steer
 
     loaded, chosen = open_profile(params, profile)
     table = run_steer(loaded, chosen, controlnet, source, direction, out, away, toward, strength, weights)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from featspace.encoders import Encoder
-    from featspace.params import Params, Profile
+    from featspace.config.params import Params, Profile
+    from featspace.encoders.encoder import Encoder
 
 app = typer.Typer(
     help="Decodes a user-specified feature of any vision network back into images, and measures the match.",
@@ -37,7 +37,7 @@ Decoded = Annotated[Path, typer.Option("--decoded", help="Folder that `featspace
 
 
 def open_profile(params: Path | None, profile: str) -> tuple[Params, Profile]:
-    from featspace.params import Params
+    from featspace.config.params import Params
 
     loaded = Params.load(params)
     return loaded, loaded.profile(profile)
@@ -51,7 +51,7 @@ def open_encoder(params: Params, profile: Profile, name: str, layer: str | None 
 
 def open_network(params: Params, profile: Profile, network: str, layer: str | None = None) -> Encoder:
     """Any network, on the device that the profile names."""
-    from featspace.devices import choose_device
-    from featspace.encoders import load_encoder
+    from featspace.encoders.encoder import load_encoder
+    from featspace.utils.devices import choose_device
 
     return load_encoder(network, params.root, layer=layer).to(choose_device(profile.decode.device))

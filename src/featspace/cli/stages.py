@@ -36,7 +36,7 @@ def fetch(
 
     Example: featspace fetch autoencoder:madebyollin/taesd --out taesd.json
     """
-    from featspace.fetch import run_fetch
+    from featspace.stages.fetch import run_fetch
 
     loaded, chosen = open_profile(params, profile)
     named = [str(Path(network).resolve()) if Path(network).is_dir() else network for network in networks or []]
@@ -46,7 +46,7 @@ def fetch(
 @app.command()
 def targets(out: Out, profile: ProfileName = "mini", params: ParamsFile = None) -> None:
     """Crop the target photographs of a profile and write its list of targets."""
-    from featspace.targets import run_targets
+    from featspace.stages.targets import run_targets
 
     loaded, chosen = open_profile(params, profile)
     run_targets(chosen, loaded.root, out)
@@ -62,7 +62,7 @@ def features(
     params: ParamsFile = None,
 ) -> None:
     """Extract an encoder's features of all targets."""
-    from featspace.features import run_features
+    from featspace.stages.features import run_features
 
     run_features(open_encoder(*open_profile(params, profile), encoder, layer), targets, out)
 
@@ -81,7 +81,7 @@ def similarity(
     params: ParamsFile = None,
 ) -> None:
     """Measure how near the decoded images come to their targets, from the saved files."""
-    from featspace.similarity import run_similarity
+    from featspace.stages.similarity import run_similarity
 
     loaded, chosen = open_profile(params, profile)
     judge = open_network(loaded, chosen, chosen.judge)
@@ -99,7 +99,7 @@ def references(
     params: ParamsFile = None,
 ) -> None:
     """Measure what a distance means: to other photographs, JPEG copies and a one-pixel shift of each target."""
-    from featspace.similarity import run_references
+    from featspace.stages.similarity import run_references
 
     loaded, chosen = open_profile(params, profile)
     folder = chosen.similarity.photographs
@@ -117,7 +117,7 @@ def metrics(
     params: ParamsFile = None,
 ) -> None:
     """Summarize the tables: medians, means, shares, with 95 % bootstrap intervals over targets."""
-    from featspace.metrics import run_metrics
+    from featspace.stages.metrics import run_metrics
 
     loaded, chosen = open_profile(params, profile)
     run_metrics(similarity, references, out, chosen.similarity.bootstrap, loaded.seed)
@@ -136,7 +136,7 @@ def layers(
     params: ParamsFile = None,
 ) -> None:
     """Measure what each layer of an encoder keeps of the photographs, from images decoded from its feature maps."""
-    from featspace.layers import run_layers
+    from featspace.stages.layers import run_layers
 
     loaded, chosen = open_profile(params, profile)
     names = chosen.layers_of(encoder)
@@ -173,6 +173,6 @@ def checksums(
     out: Annotated[Path, typer.Option(help="The list; paths in it are relative to its folder.")],
 ) -> None:
     """List the SHA-256 of files, to be checked with `sha256sum -c`."""
-    from featspace.files import write_checksums
+    from featspace.utils.files import write_checksums
 
     write_checksums(paths, out)

@@ -71,16 +71,16 @@ def decode(
 
     sources, text = sources or [], text or []
 
-    from featspace.features import count_features
-    from featspace.files import refuse_taken
+    from featspace.data.features import count_features
+    from featspace.utils.files import refuse_taken
 
     refuse_taken(out)
     count_features(sources, text)  # what is wrong with them comes before diffusers, whose import takes long
 
-    from featspace.decoding import encoder_params, run_decode
+    from featspace.stages.decode import encoder_params, run_decode
 
     if dry_run:
-        from featspace.plan import describe
+        from featspace.stages.plan import describe
 
         for line in describe(loaded, chosen, encoder_params(chosen, encoder, layer), sources, text, settings):
             typer.echo(line)
@@ -109,8 +109,8 @@ def speed(
     Nothing is downloaded. The .csv names the device; the figure shows milliseconds an image. With --shares the
     profile's own networks are loaded, and the parts of an evaluation are timed, at the first --batch (by default 1).
     """
+    from featspace.benchmark.speed import run_shares, run_speed
     from featspace.figures.speed import run_speed_figure
-    from featspace.speed import run_shares, run_speed
 
     loaded, chosen = open_profile(params, profile)
     if device is not None:
@@ -138,7 +138,7 @@ def sheet(
 
     Example: featspace sheet data/mini/decoded/clip data/mini/decoded/vit --out sheet --key key.csv
     """
-    from featspace.naming import run_sheet
+    from featspace.stages.naming import run_sheet
 
     count = len(run_sheet(decoded, out, key, side, seed))
     typer.echo(f"{out / 'sheet.png'}  {count} images; fill in {out / 'answers.csv'}, then: featspace score")
@@ -151,7 +151,7 @@ def score(
     out: Annotated[Path, typer.Option(help="Table of what was right, by folder, with 95 % intervals.")],
 ) -> None:
     """Score the names that were given to the images of a sheet."""
-    from featspace.naming import run_score
+    from featspace.stages.naming import run_score
 
     for row in run_score(answers, key, out).itertuples():
         typer.echo(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from featspace.errors import UsageError
 from featspace.figures import captions, layers, layers_depth, overview, photos
-from featspace.plotting import save, style
+from featspace.figures.style import save, style
+from featspace.utils.errors import UsageError
 
 FIGURES = {"photos": photos.draw, "captions": captions.draw}
 """Of one encoder; the overview is of several."""

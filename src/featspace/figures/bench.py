@@ -8,8 +8,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from featspace.figures import bench_curve
-from featspace.plotting import GRAY, INK, save, style
-from featspace.tables import read_table
+from featspace.figures.style import GRAY, INK, save, style
+from featspace.utils.tables import read_table
 
 COLUMNS = {"encoder": str, "method": str, "evaluations": int, "cosine_median": float}
 COLUMNS |= {f"{name}_{end}": float for name in ("judge_cosine", "error") for end in ("mean", "low", "high")}

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from featspace.plotting import GRAY, INK
+from featspace.figures.style import GRAY, INK
 
 
 def draw(curve: pd.DataFrame, measures: Mapping[str, str], style: tuple[str, str, str]) -> Figure:

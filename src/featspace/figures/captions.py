@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from featspace.figures.samples import explain, read_rows
-from featspace.plotting import PALE, frame, sample_grid, write
+from featspace.figures.style import PALE, frame, sample_grid, write
 
 
 def draw(targets: Path, decoded: Path, table: Path, references: Path) -> Figure:

@@ -8,12 +8,11 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from featspace.errors import FeatspaceError
-from featspace.featinv.summary import EVALUATED, STEERED, SUMMARY, TOGETHER, WAYS
 from featspace.figures.samples import labels
-from featspace.images import read_image
-from featspace.plotting import Row, matrix, save, style
-from featspace.tables import read_table
+from featspace.figures.style import Row, matrix, save, style
+from featspace.utils.errors import FeatspaceError
+from featspace.utils.images import read_image
+from featspace.utils.tables import EVALUATED, STEERED, SUMMARY, TOGETHER, WAYS, read_table
 
 KINDS = {"guided": "guided", "featinv": "FeatInv", "both": "both"}
 

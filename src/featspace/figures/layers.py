@@ -8,12 +8,12 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from featspace.errors import FeatspaceError
+from featspace.data.targets import read_targets
 from featspace.figures.samples import labels
-from featspace.images import read_image
-from featspace.plotting import Row, matrix
-from featspace.tables import LAYERS, read_table
-from featspace.targets import read_targets
+from featspace.figures.style import Row, matrix
+from featspace.utils.errors import FeatspaceError
+from featspace.utils.images import read_image
+from featspace.utils.tables import LAYERS, read_table
 
 
 def draw(targets: Path, decoded: Path, table: Path) -> Figure:

@@ -9,10 +9,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from featspace.errors import FeatspaceError
 from featspace.figures.layers import name
-from featspace.plotting import DPI, GRAY, INK, WIDTH
-from featspace.tables import LAYERS, read_table
+from featspace.figures.style import DPI, GRAY, INK, WIDTH
+from featspace.utils.errors import FeatspaceError
+from featspace.utils.tables import LAYERS, read_table
 
 PANELS = {
     "color": ("color", "difference of palettes, ΔE₀₀", ("color",)),

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from featspace.errors import UsageError
 from featspace.figures.samples import read_rows
-from featspace.images import read_image
-from featspace.plotting import Row, matrix
+from featspace.figures.style import Row, matrix
+from featspace.utils.errors import UsageError
+from featspace.utils.images import read_image
 
 NOTE = (
     "Each row shows what one encoder’s features decode to: of its images of a target, the one nearest to the feature.\n"

@@ -7,8 +7,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from featspace.figures.samples import explain, read_rows
-from featspace.images import read_image
-from featspace.plotting import frame, sample_grid
+from featspace.figures.style import frame, sample_grid
+from featspace.utils.images import read_image
 
 
 def draw(targets: Path, decoded: Path, table: Path, references: Path) -> Figure:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from featspace.errors import FeatspaceError
-from featspace.images import read_image
-from featspace.plotting import Row
-from featspace.tables import REFERENCES, SIMILARITY, read_table
-from featspace.targets import Target, read_targets
+from featspace.data.targets import Target, read_targets
+from featspace.figures.style import Row
+from featspace.utils.errors import FeatspaceError
+from featspace.utils.images import read_image
+from featspace.utils.tables import REFERENCES, SIMILARITY, read_table
 
 
 def read_rows(kind: str, targets: Path, decoded: Path, table: Path) -> tuple[list[Target], list[Row], pd.DataFrame]:

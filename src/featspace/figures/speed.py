@@ -6,8 +6,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from featspace.plotting import DPI, GRAY, INK, WIDTH, save, style
-from featspace.tables import SPEED, read_table
+from featspace.figures.style import DPI, GRAY, INK, WIDTH, save, style
+from featspace.utils.tables import SPEED, read_table
 
 COLORS = {"official": "#b9b4aa", "featspace": "#33658a"}
 

@@ -1,0 +1,281 @@
+"""params.yaml, validated: a wrong key or value is named together with what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+import reprlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from os.path import normpath
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from featspace.config import featinv
+from featspace.config.featinv import FeatInvParams
+from featspace.utils.errors import UsageError
+from featspace.utils.schema import Name, Section, Text
+
+FILE = "params.yaml"
+
+Quality = Annotated[int, Field(ge=1, le=100)]
+
+
+class EncoderParams(Section):
+    """A target network and how the decoder is guided by it."""
+
+    network: Text  # what encoders.load_encoder takes
+    layer: Text | None = None  # null: the network's own feature; a module's name, or unpooled: that map
+    clip_std: float | None = Field(3.0, gt=0)  # of preset paper: gradient clamped to mean ± clip_std·std; null: not
+    guidance_weight: float | None = Field(None, ge=0)  # of preset paper: in place of decode.guidance_weight
+
+
+class DecodeParams(Section):
+    """How the guided decoder goes about it: `fast` by its budget, `paper` by its schedule (12,960 evaluations)."""
+
+    preset: Literal["fast", "paper"] = "fast"
+    evaluations: int = Field(128, ge=2)  # of preset fast: guided evaluations an image
+    stop_at: float | None = Field(None, ge=0)  # of preset fast: squared distance at which an image is done; null: never
+    tiny_vae: Text | None = None  # of preset fast: a small autoencoder to guide through in its first half
+    # Of preset paper:
+    steps: int = Field(1000, ge=2, le=1000)  # of the 1000 that the prior was trained with
+    recurrences: int = Field(8, ge=1)  # evaluations a step
+    emphasis_steps: int = Field(5, ge=0)  # the first steps, with evaluations of their own number:
+    emphasis_recurrences: int = Field(1000, ge=1)
+    guidance_weight: float = Field(4.0, ge=0)
+    samples: int = Field(1, ge=1)  # images a target
+    batch: int = Field(8, ge=1)  # images decoded at once, at most; it changes the speed only
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the prior; the encoder is always float32
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU if there is one
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the preset itself takes: its budget, or its schedule."""
+        schedule = {"steps", "recurrences", "emphasis_steps", "emphasis_recurrences"}
+        return self.model_dump(include={"evaluations", "stop_at"} if self.preset == "fast" else schedule)
+
+    def refuse_idle(self, given: Iterable[str]) -> None:
+        """Raises UsageError if one of the parameters `given` has no effect in this preset."""
+        own = {"fast": ("evaluations", "stop_at"), "paper": ("steps", "recurrences", "guidance_weight")}
+        for preset, names in own.items():
+            for name in names:
+                if preset != self.preset and name in given:
+                    raise UsageError(f"{name} is of the preset {preset}, not of {self.preset}: name that preset too")
+
+    def revised(self, **changes: Any) -> DecodeParams:
+        """These parameters with some of another value. Raises UsageError for one that is out of range."""
+        try:
+            return DecodeParams.model_validate({**self.model_dump(), **changes})
+        except ValidationError as error:
+            raise UsageError(describe(error.errors()[0]).removeprefix(".")) from error
+
+    @model_validator(mode="after")
+    def _emphasis_within_steps(self) -> DecodeParams:
+        if self.emphasis_steps > self.steps:
+            allowed = f"it must be at most steps, {self.steps}"
+            raise ValueError(f"emphasis_steps is {self.emphasis_steps}: {allowed}")
+        return self
+
+
+class PhotoParams(Section):
+    """A target photograph, or a folder of them."""
+
+    image: Text  # `skimage:<name>`, `paper:<path>`, a path, or a folder of images
+    crop: list[int] | None = Field(None, min_length=3, max_length=3)  # left, top, side; null: centered
+
+
+class SimilarityParams(Section):
+    photographs: Text | None = None  # folder of reference features, <encoder>.safetensors; null: the other targets'
+    jpeg: list[Quality] = Field([95, 75, 50], min_length=1)  # qualities of the reference copies
+    bootstrap: int = Field(2000, ge=1)  # resamples of an interval
+
+
+class Profile(Section):
+    prior: Text  # a folder, or diffusers:<repo>
+    resolution: int = Field(ge=16, le=2048, multiple_of=8)  # pixels a side
+    encoders: dict[Name, EncoderParams] = Field(min_length=1)
+    judge: Text  # a network that takes no part in guidance: none of the others
+    decode: DecodeParams = DecodeParams()
+    photos: dict[Name, PhotoParams] = {}
+    captions: dict[Name, Text] = {}
+    captions_file: Text | None = None  # captions of the photos, as JSON of MS COCO's form
+    similarity: SimilarityParams = SimilarityParams()
+    # What each layer keeps: of an encoder, module names (or unpooled, pooled) by depth, and the evaluations of each.
+    layers: dict[Name, dict[Text, Annotated[int, Field(ge=2)]]] = {}
+    featinv: FeatInvParams = FeatInvParams()
+
+    @model_validator(mode="after")
+    def _targets(self) -> Profile:
+        if both := sorted(self.photos.keys() & self.captions.keys()):
+            raise ValueError(f"captions.{both[0]} has the name of a photo: rename one of them")
+        if not self.photos and not self.captions:
+            raise ValueError("photos and captions are both empty: name at least one target")
+        if unknown := sorted(self.layers.keys() - self.encoders.keys()):
+            raise ValueError(f"layers.{unknown[0]} is not an encoder{_choices(unknown[0], self.encoders)}")
+        return self
+
+    @model_validator(mode="after")
+    def _judge_takes_no_part(self) -> Profile:
+        for section, networks in (("encoders", self.encoders), ("featinv.controlnets", self.featinv.controlnets)):
+            for name, own in networks.items():
+                if normpath(own.network) == normpath(self.judge):
+                    same = f"judge is {self.judge}, the network of {section}.{name} too"
+                    raise ValueError(f"{same}, which would judge itself: name another")
+        return self
+
+    @property
+    def networks(self) -> set[str]:
+        """Every network that the profile names."""
+        tiny = {self.decode.tiny_vae} - {None}
+        return {self.prior, self.judge, *(encoder.network for encoder in self.encoders.values())} | tiny
+
+    def encoder(self, name: str) -> EncoderParams:
+        """Raises UsageError, which lists the encoders, if there is none of that name."""
+        if name not in self.encoders:
+            raise UsageError(f"encoder {name!r} is not in the profile{_choices(name, self.encoders)}")
+        return self.encoders[name]
+
+    def layers_of(self, encoder: str) -> list[str]:
+        """The layers of an encoder, by depth. Raises UsageError, which lists encoders, if the profile names none."""
+        if not self.layers.get(encoder):
+            raise UsageError(f"layers of {encoder!r} are not in the profile{_choices(encoder, self.layers)}")
+        return list(self.layers[encoder])
+
+    def guidance_weight(self, encoder: str) -> float:
+        """The weight w for an encoder: its own, or else that of `decode`."""
+        own = self.encoder(encoder).guidance_weight
+        return self.decode.guidance_weight if own is None else own
+
+
+class _File(Section):
+    seed: int = Field(ge=0, lt=2**63)
+    profiles: dict[Name, Profile]
+
+
+@dataclass(frozen=True)
+class Params:
+    """What params.yaml says; relative paths in it are meant from `root`, the folder that holds it."""
+
+    path: Path
+    seed: int
+    profiles: dict[str, Profile]
+
+    @property
+    def root(self) -> Path:
+        return self.path.parent
+
+    @classmethod
+    def load(cls, path: Path | None = None) -> Params:
+        """Reads and validates a parameter file.
+
+        By default that of the working directory, else that of the checkout the package is installed from.
+        Raises UsageError: no file, not YAML (with the line), an unknown key, a value of wrong type or range.
+        """
+        path = _find() if path is None else Path(path)
+        values = read_yaml(path)
+        seed = {"seed": values["seed"]} if "seed" in values else {}
+        profiles = {key: value for key, value in values.items() if key != "seed"}
+        try:
+            file = _File.model_validate({**seed, "profiles": profiles})
+        except ValidationError as error:
+            # A mistyped key first: it is also why another one is missing.
+            details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
+            lines = [describe(detail) for detail in details]
+            more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
+            raise UsageError(f"{path}: {lines[0]}{more}") from error
+        if not file.profiles:
+            raise UsageError(f"{path}: no profile in it; add one, such as `mini`")
+        return cls(path, file.seed, file.profiles)
+
+    def profile(self, name: str) -> Profile:
+        """Raises UsageError, which lists the profiles, if there is none of that name."""
+        if name not in self.profiles:
+            raise UsageError(f"{self.path}: profile {name!r} does not exist{_choices(name, self.profiles)}")
+        return self.profiles[name]
+
+
+def _find() -> Path:
+    here, checkout = Path(FILE), Path(__file__).resolve().parents[2] / FILE
+    if here.is_file() or not checkout.is_file():
+        return here
+    return checkout
+
+
+def read_yaml(path: Path) -> dict[Any, Any]:
+    """A YAML file's mapping. Raises UsageError: no file, not YAML (with the line), no mapping."""
+    try:
+        values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError(f"{path}: no such file; run this where {FILE} is, or name the file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read as text ({error}); name a YAML file") from error
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f"line {mark.line + 1}: " if mark else ""
+        problem = " ".join(str(error.problem).split())
+        raise UsageError(f"{path}: {line}{problem}; mend the YAML there") from error
+    except YAMLError as error:
+        raise UsageError(f"{path}: not YAML ({' '.join(str(error).split())}); mend it") from error
+    if not isinstance(values, dict):
+        raise UsageError(f"{path}: it must be a mapping")
+    return values
+
+
+_RULES = {  # pydantic's error type -> what the value must do
+    "greater_than": "be greater than {gt:g}",
+    "greater_than_equal": "be at least {ge:g}",
+    "less_than": "be less than {lt:g}",
+    "less_than_equal": "be at most {le:g}",
+    "multiple_of": "be a multiple of {multiple_of:g}",
+    "finite_number": "be finite",
+    "int_type": "be a whole number",
+    "float_type": "be a number",
+    "string_type": "be text",
+    "string_too_short": "not be empty",
+    "string_pattern_mismatch": "consist of lowercase letters, digits and underscores",
+    "literal_error": "be {expected}",
+    "list_type": "be a list",
+    "too_short": "have at least {min_length} entries",
+    "too_long": "have at most {max_length} entries",
+    "dict_type": "be a mapping",
+    "model_type": "be a mapping",
+}
+_SECTIONS = {
+    "encoders": EncoderParams,
+    "decode": DecodeParams,
+    "photos": PhotoParams,
+    "similarity": SimilarityParams,
+    "featinv": FeatInvParams,
+    **featinv.SECTIONS,
+}
+
+
+def describe(detail: Any, top: type[Section] = Profile, sections: Mapping[str, type[Section]] = _SECTIONS) -> str:
+    """One of pydantic's errors as a line: where, what is there, what is allowed.
+
+    `sections` says which section is under which key, `top` is the one around them.
+    """
+    loc = [str(part) for part in detail["loc"]]
+    loc = loc[loc[0] == "profiles" :]  # in the file they are not under a key of their own
+    kind, context, value = detail["type"], detail.get("ctx", {}), reprlib.repr(detail["input"])
+    if kind == "missing":
+        return f"{'.'.join(loc)} is missing"
+    if kind == "extra_forbidden":
+        section = next((sections[part] for part in reversed(loc[:-1]) if part in sections), top)
+        return f"{'.'.join(loc)}: {value} is not a parameter{_choices(loc[-1], section.model_fields)}"
+    if kind == "value_error":
+        return f"{'.'.join(loc)}.{context['error']}"
+    allowed = f"it must {_RULES[kind].format(**context)}" if kind in _RULES else detail["msg"]
+    if loc[-1:] == ["[key]"]:
+        return f"{'.'.join(loc[:-2]) or 'the file'} has the key {value}: {allowed}"
+    return f"{'.'.join(loc)} is {value}: {allowed}"
+
+
+def _choices(given: str, known: Iterable[str]) -> str:
+    known = list(known)
+    close = difflib.get_close_matches(given, known, n=1)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    return f"{hint}; there are: {', '.join(known)}"

@@ -1,0 +1,1 @@
+"""Targets, photographs and features, on disk."""

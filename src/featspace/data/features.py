@@ -1,0 +1,137 @@
+"""Features of the targets: what the decoder gets to see of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from featspace.data.targets import slug
+from featspace.utils.errors import FeatspaceError, UsageError, one_line
+from featspace.utils.images import read_image, square, to_tensor
+
+if TYPE_CHECKING:
+    from featspace.encoders.encoder import Encoder
+
+
+NOTHING = "nothing to decode: name a photograph, a .safetensors file of features, or --text"
+
+
+def read_features(
+    path: Path, dim: int | tuple[int, ...] | None = None
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Features by target id, float32, and the file's metadata (`encoder`: the network's name).
+
+    Each is a vector (D,), or of a layer a map (C, h, w), as `dim` says (by default: all of one shape). Raises
+    FeatspaceError if the file is missing, damaged or empty, or if a feature is of another shape or not finite, or its
+    name cannot be part of a file's.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FeatspaceError(f"{path}: no such file of features; write it with `featspace features`")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            features = {name: file.get_tensor(name) for name in sorted(file.keys())}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise FeatspaceError(f"{path}: not a whole safetensors file ({error}); write it anew") from error
+    if not features:
+        raise FeatspaceError(f"{path}: holds no feature; write it anew with `featspace features`")
+    for name, feature in features.items():
+        # Images are named after it: it must not lead to another folder, nor leave no room for what is appended.
+        if not name or name.startswith(".") or "/" in name or not name.isprintable() or len(name.encode()) > 200:
+            shown = one_line(repr(name), 80)
+            raise FeatspaceError(f"{path}: a tensor has the name {shown}, which no image can have; rename it")
+        if feature.ndim not in (1, 3) or not feature.is_floating_point():
+            found = f"{feature.dtype} of shape {list(feature.shape)}"
+            raise FeatspaceError(f"{path}: {name} is {found}; a feature is a vector of floats, or a map (C, h, w)")
+        shape = tuple(feature.shape) if dim is None else (dim,) if isinstance(dim, int) else tuple(dim)
+        dim = shape
+        if feature.shape != shape:
+            found = f"{_size(tuple(feature.shape))}, not {_size(shape)}"
+            raise FeatspaceError(f"{path}: {name} has {found}: is it of another encoder?")
+        if not torch.isfinite(feature).all():
+            raise FeatspaceError(f"{path}: {name} holds NaN or infinite numbers; write it anew")
+    return {name: feature.float() for name, feature in features.items()}, metadata
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[0]} dimensions" if len(shape) == 1 else f"a map of shape {list(shape)}"
+
+
+def count_features(sources: Iterable[Path], texts: Iterable[str], encoder: Encoder | None = None) -> int:
+    """How many targets `gather_features` will find. Raises as that does; without a network, for what is seen so."""
+    names: dict[str, str] = {}
+
+    def add(name: str, origin: str) -> None:
+        if name in names:
+            raise UsageError(f"{origin}: a second target with the id {name}, after {names[name]}; rename one")
+        names[name] = origin
+
+    for source in sources:
+        if source.suffix == ".safetensors":
+            for name in read_features(source, None if encoder is None else encoder.shape)[0]:
+                add(name, str(source))
+        else:
+            read_image(source)
+            add(slug(source.stem), str(source))
+    for text in texts:
+        if encoder is not None and not encoder.has_text:
+            raise FeatspaceError(f"{encoder.network}: has no text tower; name a CLIP or SigLIP network")
+        add(slug(text), repr(text))
+    if not names:
+        raise UsageError(NOTHING)
+    return len(names)
+
+
+@torch.no_grad()
+def gather_features(
+    encoder: Encoder, sources: Iterable[Path], texts: Iterable[str], resolution: int
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Target features (D,) by id, of photographs, .safetensors files of features, and texts; and the photographs.
+
+    The latter are cropped to the square of `resolution` pixels that the decoder makes, (3, H, W) in [0, 1], by id.
+    Raises UsageError for two targets of one id and for none at all, FeatspaceError for what cannot be read.
+    """
+    sources, texts = list(sources), list(texts)
+    count_features(sources, texts, encoder)
+    device = next(encoder.parameters()).device
+    features: dict[str, torch.Tensor] = {}
+    photographs: dict[str, torch.Tensor] = {}
+    for source in sources:
+        if source.suffix == ".safetensors":
+            found = read_features(source, encoder.shape)[0]
+            features |= {name: feature.flatten() for name, feature in found.items()}
+        else:
+            image = to_tensor(square(read_image(source), resolution))
+            features[slug(source.stem)] = encoder(image[None].to(device))[0].float().cpu()
+            photographs[slug(source.stem)] = image
+    for text in texts:
+        features[slug(text)] = encoder.encode_text([text])[0].float().cpu()
+    return features, photographs
+
+
+def look(encoder: Encoder, image: Image.Image) -> tuple[Tensor, int | None]:
+    """The feature of an image, (D,) float32 on the CPU, and its top-1 class, None without a classifier."""
+    feature, classes = look_at_classes(encoder, image)
+    return feature, classes[0] if classes else None
+
+
+def look_at_classes(encoder: Encoder, image: Image.Image, count: int = 1) -> tuple[Tensor, list[int]]:
+    """The feature of an image, (D,) float32 on the CPU, and its first `count` classes, none without a classifier.
+
+    One image at a time and without TF32: the numbers depend neither on a batch nor on a GPU's shortcuts.
+    """
+    exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+    with torch.inference_mode(), exact:
+        batch = to_tensor(image)[None].to(next(encoder.parameters()).device)
+        classes = []
+        if encoder.has_classifier:
+            logits = encoder.classify(batch)[0]
+            classes = logits.topk(min(count, len(logits))).indices.tolist()
+        return encoder(batch)[0].float().cpu(), classes

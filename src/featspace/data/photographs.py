@@ -1,0 +1,159 @@
+"""Labelled photographs: ImageNet's folders (train and val, in each a folder a class), or parquet files of images."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import random
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet as pq
+from PIL import Image
+from tqdm import tqdm
+
+from featspace.data.targets import slug
+from featspace.utils.errors import FeatspaceError, one_line
+from featspace.utils.images import read_image
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+NAMED = 5
+"""Of broken files."""
+
+
+class Photographs:
+    """Photographs of one split; `photographs[i]` is an RGB image.
+
+    Attributes:
+        names: of the photographs, in a fixed order.
+        labels: index into `classes` of each.
+        classes: names of the classes.
+    """
+
+    def __init__(self, sources: Sequence[Path | bytes], names: list[str], labels: list[int], classes: list[str]):
+        self._sources, self.names, self.labels, self.classes = sources, names, labels, classes
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        """Raises FeatspaceError, which names the file, if it cannot be read."""
+        source = self._sources[index]
+        if isinstance(source, Path):
+            return read_image(source)
+        try:
+            return Image.open(io.BytesIO(source)).convert("RGB")
+        except (OSError, SyntaxError, ValueError) as error:
+            raise FeatspaceError(f"{self.names[index]}: the image is damaged ({one_line(error)})") from error
+
+    def check(self, indices: Sequence[int] | None = None) -> None:
+        """Raises FeatspaceError that counts and names the photographs, or those of `indices`, that are damaged.
+
+        It looks at the head and the end of each file, which takes a fraction of a millisecond.
+        """
+        indices = range(len(self)) if indices is None else indices
+        with ThreadPoolExecutor(8) as pool:
+            found = pool.map(_broken, (self._sources[index] for index in indices))
+            seen = tqdm(found, "check photographs", len(indices), unit="file", leave=False)
+            broken = [self.names[index] for index, is_broken in zip(indices, seen, strict=True) if is_broken]
+        if broken:
+            more = f" and {len(broken) - NAMED} more" if len(broken) > NAMED else ""
+            count = f"{len(broken)} of {len(indices)} photographs are damaged"
+            raise FeatspaceError(f"{count}: {', '.join(broken[:NAMED])}{more}; get them again, or remove them")
+
+    def choose(self, per_class: int, seed: int = 0) -> list[int]:
+        """Indices of `per_class` photographs of each class, class by class.
+
+        They are the first in the order of a hash of their names, so that the choice depends neither on the order of
+        files nor on other classes. Raises FeatspaceError for a class with fewer.
+        """
+        by_class: dict[int, list[int]] = {label: [] for label in range(len(self.classes))}
+        for index, label in enumerate(self.labels):
+            by_class[label].append(index)
+        chosen = []
+        for label, members in by_class.items():
+            if len(members) < per_class:
+                few = f"class {self.classes[label]} has {len(members)} photographs, not {per_class}"
+                raise FeatspaceError(f"{few}; lower evaluation.per_class, or complete the folder")
+            members.sort(key=lambda index: hashlib.sha256(f"{seed}/{self.names[index]}".encode()).digest())
+            chosen += members[:per_class]
+        return chosen
+
+
+def open_photographs(folder: Path | None, split: str) -> Photographs:
+    """`<folder>/<split>/<class>/<image>`, or `<folder>/<split>.parquet` (columns image, label) with classes.json.
+
+    Raises FeatspaceError if there is neither, if images lie outside of class folders, or a class is empty.
+    """
+    if folder is None:
+        raise FeatspaceError("featinv.training.photographs is null: set it to a folder with train and val in it")
+    table, images = folder / f"{split}.parquet", folder / split
+    if table.is_file():
+        return _from_table(table)
+    if not images.is_dir():
+        raise FeatspaceError(f"{images}: no such folder of photographs; set featinv.training.photographs")
+    classes = sorted(path.name for path in images.iterdir() if path.is_dir())
+    loose = [path for path in images.iterdir() if path.suffix.lower() in SUFFIXES]
+    if loose:
+        raise FeatspaceError(
+            f"{images}: {len(loose)} images lie outside of class folders, such as {min(loose).name}; sort them into a "
+            "folder a class"
+        )
+    if not classes:
+        raise FeatspaceError(f"{images}: holds no class folders; name a folder whose {split} has a folder a class")
+    files, labels = [], []
+    for label, name in enumerate(classes):
+        found = sorted(path for path in (images / name).iterdir() if path.suffix.lower() in SUFFIXES)
+        if not found:
+            raise FeatspaceError(f"{images / name}: holds no images; complete or remove the folder")
+        files += found
+        labels += [label] * len(found)
+    return Photographs(files, [path.relative_to(folder).as_posix() for path in files], labels, classes)
+
+
+def _from_table(path: Path) -> Photographs:
+    try:
+        table = pq.read_table(path)
+        encoded = table["image"].combine_chunks().field("bytes").to_pylist()
+        labels = table["label"].to_pylist()
+        rows = json.loads((path.parent / "classes.json").read_text(encoding="utf-8"))
+        rows = rows if isinstance(rows, list) else rows["classes"]
+        classes = [slug(row["name"].split(",")[0]) for row in sorted(rows, key=lambda row: row["label"])]
+    except (OSError, pyarrow.ArrowException, KeyError, ValueError) as error:
+        raise FeatspaceError(f"{path}: no table of images and labels ({one_line(error)}); write it again") from error
+    return Photographs(encoded, [f"{path.name}[{i}]" for i in range(len(labels))], labels, classes)
+
+
+def _broken(source: Path | bytes) -> bool:
+    try:
+        with open(source, "rb") if isinstance(source, Path) else io.BytesIO(source) as file:
+            with Image.open(file) as image:
+                kind = image.format
+            file.seek(-min(file.seek(0, io.SEEK_END), 1024), io.SEEK_END)
+            return kind == "JPEG" and b"\xff\xd9" not in file.read()  # its end, which some cameras write more after
+    except (OSError, SyntaxError, ValueError):
+        return True
+
+
+def random_crop(image: Image.Image, size: int, min_scale: float, draw: random.Random) -> Image.Image:
+    """A random resized crop of `size` pixels a side, mirrored half of the time, as torchvision's RandomResizedCrop.
+
+    Its area is uniform in [min_scale, 1] of the image's, its aspect log-uniform in [3/4, 4/3].
+    """
+    width, height = image.size
+    for _ in range(10):
+        area = draw.uniform(min_scale, 1) * width * height
+        aspect = math.exp(draw.uniform(math.log(3 / 4), math.log(4 / 3)))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = draw.randint(0, width - w), draw.randint(0, height - h)
+            break
+    else:
+        w = h = min(width, height)
+        left, top = (width - w) // 2, (height - h) // 2
+    crop = image.resize((size, size), Image.Resampling.BICUBIC, (left, top, left + w, top + h))
+    return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if draw.random() < 0.5 else crop

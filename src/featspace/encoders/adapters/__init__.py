@@ -1,0 +1,31 @@
+"""Adapters that turn a network of timm, open_clip, torchvision, transformers or a Python package into one shape.
+
+One module a library, with `source(name)`, which says where a network is published, `load(name, folder)`, which
+reads it from the folder that `hub.obtain` gives (None: random weights), and, where the library has a layout of folders,
+`load_folder(folder, config)`. To import one imports its library, which takes seconds, so it is left to
+`encoders.load_encoder` and `hub`. Pickles are not read, except what torchvision and `package` have, and those by
+weights_only. `package` finds and verifies its weights itself, in place of `source`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from featspace.encoders.preprocessing import Preprocess
+
+
+class Network(NamedTuple):
+    """A loaded network. Its functions are given the model, so that they work on a copy of it as well."""
+
+    model: nn.Module
+    preprocess: Preprocess
+    dim: int
+    feature: Callable[[Any, Tensor], Tensor]  # model, input (N, 3, h, w) -> (N, dim)
+    logits: Callable[[Any, Tensor], Tensor] | None = None  # model, input (N, 3, h, w) -> (N, classes)
+    text: Callable[[Any, list[str]], Tensor] | None = None  # model, N texts -> (N, dim)
+    trunk: Callable[[Any], nn.Module] = lambda model: (
+        model
+    )  # the part that looks at images, for `featspace.encoders.feature_maps`

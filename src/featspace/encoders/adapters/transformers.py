@@ -1,0 +1,74 @@
+"""transformers: CLIP and SigLIP by image and text features, not normalised; DINOv2 by its class token."""
+
+from __future__ import annotations
+
+from functools import cache, partial
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
+
+from featspace.encoders.adapters import Network
+from featspace.encoders.preprocessing import from_transformers
+from featspace.utils.errors import FeatspaceError, UsageError, explained
+
+WITH_TEXT = ("clip", "siglip")
+SUPPORTED = (*WITH_TEXT, "dinov2", "dinov2_with_registers")
+
+
+def load(repo: str, folder: Path) -> Network:
+    """A repository, from its folder in the hub's cache. Raises UsageError for another kind of model, FeatspaceError."""
+    return _network(f"transformers:{repo}", folder)
+
+
+def load_folder(folder: Path, config: dict[str, Any], weights: bool = True) -> Network:
+    """A folder with config.json, model.safetensors, preprocessor_config.json and a tokenizer for texts.
+
+    Its weights are read in any case.
+    """
+    return _network(str(folder), folder)
+
+
+def _network(source: str, folder: Path) -> Network:
+    def read(auto: Any, **options: Any) -> Any:
+        with explained(source):
+            return auto.from_pretrained(folder, local_files_only=True, **options)
+
+    config = read(AutoConfig)
+    kind = config.model_type
+    if kind not in SUPPORTED:
+        raise UsageError(f"{source}: a model of type {kind!r}; supported are {', '.join(SUPPORTED)}")
+    # In single precision, as the default is the precision of the file.
+    options = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
+    model, report = read(AutoModel, **options)
+    if report["missing_keys"]:  # transformers would go on with random numbers in their place
+        first = min(report["missing_keys"])
+        raise FeatspaceError(f"{source}: its weights lack {first}; get them again")
+    preprocess = from_transformers(read(AutoImageProcessor))
+    if kind not in WITH_TEXT:
+        return Network(model, preprocess, config.hidden_size, _class_token)
+    dim = config.projection_dim if kind == "clip" else config.vision_config.hidden_size
+    tokenizer = cache(partial(read, AutoTokenizer))
+
+    def text(model: Any, texts: list[str]) -> Tensor:
+        # Full length without a mask, as SigLIP was trained; CLIP looks at nothing after a text's end.
+        length = model.config.text_config.max_position_embeddings
+        options = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
+        return _pooled(model.get_text_features(tokenizer()(texts, **options).input_ids.to(model.device)))
+
+    return Network(model, preprocess, dim, _image_embedding, text=text, trunk=attrgetter("vision_model"))
+
+
+def _image_embedding(model: Any, inputs: Tensor) -> Tensor:
+    return _pooled(model.get_image_features(inputs))
+
+
+def _class_token(model: Any, inputs: Tensor) -> Tensor:
+    return model(inputs).last_hidden_state[:, 0]  # after the last layer norm; pooler_output is the same
+
+
+def _pooled(output: Any) -> Tensor:
+    return output if isinstance(output, Tensor) else output.pooler_output  # before and since transformers 5

@@ -1,0 +1,214 @@
+"""Any vision network as a differentiable function from images in [0, 1] to features."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from featspace.encoders.adapters import Network
+from featspace.encoders.feature_maps import POOLED, UNPOOLED, at_layer, unpooled
+from featspace.encoders.folding import fold_batch_norms
+from featspace.hub import is_published, resolve
+from featspace.utils.errors import FeatspaceError, UsageError, one_line
+
+
+class Encoder(nn.Module):
+    """A frozen network with its preprocessing, for the features of targets and for guidance alike.
+
+    The feature is raw, not normalised: what the classifier is given (timm, torchvision), the image embedding
+    (open_clip, and CLIP and SigLIP of transformers), the class token (DINOv2 of transformers).
+
+    With `layer` the feature is that layer's map instead, flattened (`featspace.encoders.feature_maps`).
+
+    Attributes:
+        network: the name it was loaded by, and the layer.
+        dim: size of the feature.
+        shape: (dim,), or of a layer's map (C, h, w).
+        input_size: (height, width) in pixels that images are brought to.
+        has_text, has_classifier: whether `encode_text` and `classify` can be used.
+    """
+
+    def __init__(self, name: str, network: Network, layer: str | None = None, input_size: int | None = None) -> None:
+        super().__init__()
+        self.network, self.layer = name if layer is None else f"{name} at {layer}", layer
+        self.model, self.preprocess = network.model, network.preprocess
+        if input_size is not None:
+            self.preprocess = self.preprocess.whole(input_size)
+        self._feature, self._logits, self._trunk = network.feature, network.logits, network.trunk
+        self._text = network.text if layer is None else None  # a text has no map
+        self.requires_grad_(False).eval()
+        if next(self.model.parameters()).device.type != "meta":
+            self._hasten()
+        self.shape: tuple[int, ...] = (network.dim,)
+        if layer is not None or input_size is not None:  # also finds out what the network does not take
+            place = {"device": next(self.model.parameters()).device}
+            self.shape = tuple(self.spatial(torch.zeros(1, 3, *self.input_size, **place)).shape[1:])
+            self.shape = self.shape[:1] if layer is None else self.shape
+        self.dim = math.prod(self.shape)
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        return self.preprocess.crop
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean that is subtracted from images in [0, 1], shape (1, 3, 1, 1)."""
+        return self.preprocess.mean
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviation that images are divided by, shape (1, 3, 1, 1)."""
+        return self.preprocess.std
+
+    @property
+    def has_text(self) -> bool:
+        return self._text is not None
+
+    @property
+    def has_classifier(self) -> bool:
+        return self._logits is not None
+
+    def _hasten(self) -> None:
+        """Folds batch normalizations and lays images out as convolutions like it: the same function in less time."""
+        like = next(self.model.parameters())
+        noise = torch.randn(1, 3, *self.input_size, generator=torch.Generator().manual_seed(0), device="cpu").to(like)
+        fold_batch_norms(self._trunk(self.model), noise, self.layer)
+        self.model.to(memory_format=torch.channels_last)
+
+    def train(self, mode: bool = True) -> Encoder:
+        """Always stays in evaluation mode: an image's feature does not depend on the batch."""
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (N, dim) in float32 of images (N, 3, H, W) in [0, 1] of any size, differentiable.
+
+        Computed in the precision of the parameters, also under autocast.
+        """
+        return self.spatial(images).flatten(1)
+
+    def spatial(self, images: Tensor) -> Tensor:
+        """Maps (N, C, h, w) in float32 at `layer`; without one the feature itself as a map of one position."""
+        with _no_autocast(images.device):
+            inputs = self._inputs(images)
+            if self.layer is None:
+                return self._feature(self.model, inputs)[:, :, None, None].float()
+            trunk = self._trunk(self.model)
+            found = unpooled(trunk, inputs) if self.layer == UNPOOLED else at_layer(trunk, inputs, self.layer)
+            return found.float()
+
+    def pooled(self, images: Tensor) -> Tensor:
+        """The network's own feature (N, D) in float32 of images as for `forward`, whatever `layer` is."""
+        with _no_autocast(images.device):
+            return self._feature(self.model, self._inputs(images)).float()
+
+    def classify(self, images: Tensor) -> Tensor:
+        """Logits (N, classes) in float32 of images as for `forward`.
+
+        Raises FeatspaceError if the network has no classifier.
+        """
+        if self._logits is None:
+            raise FeatspaceError(f"{self.network}: has no classifier; name a network that has one")
+        with _no_autocast(images.device):
+            return self._logits(self.model, self._inputs(images)).float()
+
+    @torch.no_grad()
+    def encode_text(self, texts: list[str]) -> Tensor:
+        """Features (N, dim) in float32 of texts, cut at the network's context length.
+
+        Raises FeatspaceError if the network has no text tower, or its tokenizer is missing.
+        """
+        if self._text is None:
+            raise FeatspaceError(f"{self.network}: has no text tower; name a CLIP or SigLIP network")
+        with _no_autocast(next(self.parameters()).device):
+            return self._text(self.model, texts).float()
+
+    def _inputs(self, images: Tensor) -> Tensor:
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"images of shape {tuple(images.shape)}, expected (N, 3, H, W)")
+        inputs = self.preprocess(images.to(next(self.model.parameters()).dtype))
+        return inputs.contiguous(memory_format=torch.channels_last)
+
+
+def _no_autocast(device: torch.device) -> AbstractContextManager:
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+
+
+def load_encoder(
+    network: str,
+    root: Path = Path(),
+    weights: bool = True,
+    layer: str | None = None,
+    input_size: int | None = None,
+) -> Encoder:
+    """Loads a network on the CPU in single precision.
+
+    Args:
+        network: `timm:<model>[.<tag>]`, `open_clip:<model>/<tag>`, `torchvision:<model>/<WEIGHTS>`,
+            `transformers:<repo>` (CLIP, SigLIP, DINOv2), `package:<model>`, or a folder in the layout of timm,
+            open_clip or transformers, which is verified (`hub.resolve`) and read without network access.
+        root: folder that a relative folder is relative to, and whose lock pins published networks (`hub.resolve`).
+        weights: False leaves them random and, but for transformers, needs none: to plan a run, and to measure speed;
+            the network is then made on the default device (`torch.device("meta")` as well).
+        layer: the feature is this layer's map: a module's name in the part that looks at images, such as `layer3` or
+            `blocks.4`, or `unpooled`, what the network pools to its feature; `pooled`, as None, is the feature itself.
+        input_size: pixels a side that a whole, square image is brought to, in place of what the metadata say.
+
+    Raises UsageError for an unknown network or layer, and FeatspaceError if weights are missing, altered, pickled, do
+    not fit or cannot be fetched.
+    """
+    layer = None if layer == POOLED else layer
+    if not is_published(network, root):
+        return _encoder(network, _load_folder(resolve(network, root), weights), layer, input_size)
+    family, _, name = network.partition(":")
+    library = importlib.import_module(f"featspace.encoders.adapters.{family}")
+    needed = weights or family == "transformers"  # whose architectures are known from their repositories alone
+    loaded = library.load(name, resolve(network, root) if needed else None)
+    return _encoder(network, loaded, layer, input_size)
+
+
+def _encoder(name: str, network: Network, layer: str | None, input_size: int | None) -> Encoder:
+    try:
+        return Encoder(name, network, layer, input_size)
+    except UsageError as error:
+        raise UsageError(f"{name}: {error}") from error
+    except FeatspaceError as error:
+        raise FeatspaceError(f"{name}: {error}") from error
+    except (RuntimeError, AssertionError) as error:
+        if input_size is None:
+            raise
+        raise UsageError(f"{name}: does not take images of {input_size} pixels ({one_line(error)})") from error
+
+
+def _load_folder(folder: Path, weights: bool) -> Network:
+    if (folder / "open_clip_config.json").is_file():
+        config = _read(folder / "open_clip_config.json")
+        library, file = "open_clip", "open_clip_model.safetensors"
+    else:
+        config = _read(folder / "config.json")
+        library, file = "timm" if "architecture" in config else "transformers", "model.safetensors"
+        if not {"architecture", "model_type"} & config.keys():
+            where = folder / "config.json"
+            raise FeatspaceError(f"{where}: has neither architecture (timm) nor model_type (transformers)")
+    if not (folder / file).is_file():
+        raise FeatspaceError(f"{folder / file}: the weight file is missing; get it again")
+    return importlib.import_module(f"featspace.encoders.adapters.{library}").load_folder(folder, config, weights)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        wanted = "config.json (timm, transformers) or open_clip_config.json"
+        raise FeatspaceError(f"{path.parent}: not the folder of a network, as it has no {wanted}") from error
+    except (OSError, ValueError) as error:
+        raise FeatspaceError(f"{path}: cannot be read as JSON ({one_line(error)}); get it again") from error
+    if not isinstance(config, dict):
+        raise FeatspaceError(f"{path}: is not the description of a network; get it again")
+    return config

@@ -1,0 +1,1 @@
+"""How near images come to one another: pure functions of tensors and arrays."""

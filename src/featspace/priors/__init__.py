@@ -1,0 +1,1 @@
+"""Latent diffusion models that guide towards what is natural."""

@@ -1,0 +1,1 @@
+"""What the commands do: reads files, calls the other rooms, writes files."""

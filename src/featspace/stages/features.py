@@ -1,0 +1,43 @@
+"""The features of all targets in a file: what `featspace features` does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import save
+
+from featspace.data.targets import read_targets
+from featspace.utils.errors import FeatspaceError
+from featspace.utils.files import atomic_file
+from featspace.utils.images import read_image, to_tensor
+
+if TYPE_CHECKING:
+    from featspace.encoders.encoder import Encoder
+
+
+@torch.no_grad()
+def run_features(encoder: Encoder, targets: Path, out: Path) -> None:
+    """Writes the encoder's raw features of a folder of targets: one tensor (dim,), of a layer's map (C, h, w),
+    float32, a target id.
+
+    Captions are left out if the encoder has no text tower. The file's metadata names the encoder. Raises
+    FeatspaceError if a photo cannot be read or a feature is not finite.
+    """
+    device = next(encoder.parameters()).device
+    features: dict[str, torch.Tensor] = {}
+    for target in read_targets(targets):  # one by one, so that no feature depends on which others there are
+        if target.kind == "photo":
+            image = to_tensor(read_image(Path(targets) / f"{target.id}.png"))
+            features[target.id] = encoder(image[None].to(device))[0]
+        elif encoder.has_text:
+            features[target.id] = encoder.encode_text([target.text])[0]
+    if not features:
+        raise FeatspaceError(f"{targets}: only captions, but {encoder.network} has no text tower")
+    features = {name: feature.float().cpu().reshape(encoder.shape).contiguous() for name, feature in features.items()}
+    for name, feature in features.items():
+        if not torch.isfinite(feature).all():
+            raise FeatspaceError(f"{encoder.network}: its feature of {name} is not finite; check its weights")
+    with atomic_file(out) as partial:  # one metadata entry only: safetensors writes several in random order
+        partial.write_bytes(save(features, metadata={"encoder": encoder.network}))

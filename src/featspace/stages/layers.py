@@ -1,0 +1,148 @@
+"""What each layer keeps: images decoded from feature maps along a network's depth, compared with their photographs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from featspace.data.features import look, look_at_classes
+from featspace.metrics.attributes import (
+    Attributes,
+    attributes,
+    color_difference,
+    edge_similarity,
+    layout_similarity,
+    texture_similarity,
+)
+from featspace.metrics.bootstrap import bootstrap_interval
+from featspace.metrics.similarity import cosine_similarity
+from featspace.stages.similarity import targets_with_features
+from featspace.utils.errors import FeatspaceError
+from featspace.utils.images import read_image
+from featspace.utils.tables import DECODED, read_table, write_table
+
+if TYPE_CHECKING:
+    from featspace.encoders.encoder import Encoder
+
+SHARES = ("judge_top1", "judge_top5")
+"""Measures that are summarized by their mean; the others by their median."""
+MEASURES = ("cosine", "color", "layout", "edges", "texture", "judge_cosine", *SHARES)
+"""Of an image and a photograph: cosine of the layer's features; what `attributes` compares; cosine of the judge's
+features; 1 if the judge's first class is the same, and if that of the photograph is among its first five of the image.
+"""
+
+
+class Seen(NamedTuple):
+    """What is compared of an image, but for the layer's feature."""
+
+    size: tuple[int, int]
+    attributes: Attributes
+    judged: Tensor  # the judge's feature
+    classes: list[int]  # its first five
+
+
+def see(judge: Encoder, path: Path) -> Seen:
+    image = read_image(path)
+    return Seen(image.size, attributes(np.asarray(image) / 255), *look_at_classes(judge, image, 5))
+
+
+def compare(image: Seen, photograph: Seen) -> dict[str, float]:
+    """MEASURES of a decoded image against a photograph, without the layer's own `cosine`."""
+    a, b = image.attributes, photograph.attributes
+    classified = bool(photograph.classes)
+    return {
+        "color": color_difference(a, b),
+        "layout": layout_similarity(a, b),
+        "edges": edge_similarity(a, b),
+        "texture": texture_similarity(a, b),
+        "judge_cosine": cosine_similarity(image.judged, photograph.judged).item(),
+        "judge_top1": float(image.classes[0] == photograph.classes[0]) if classified else np.nan,
+        "judge_top5": float(photograph.classes[0] in image.classes) if classified else np.nan,
+    }
+
+
+def run_layers(
+    name: str,
+    networks: Iterable[tuple[str, Encoder]],
+    judge: Encoder,
+    targets: Path,
+    decoded: Path,
+    out: Path,
+    summary: Path,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> None:
+    """Writes two CSVs: `out`, a row an image with its MEASURES, and `summary`, a row a layer and measure (`summarize`).
+
+    Each measure is of the image and its photograph; `<measure>_chance` is the mean over all other photographs.
+    name: goes into the column `encoder`. networks: each layer, by depth, with the encoder at it. decoded: folder with
+    <layer>.safetensors, the targets' features, and in <layer> decoded.csv and <id>-<sample>.png. Captions are left out.
+    Raises FeatspaceError for files that are missing, damaged or do not match.
+    """
+    photographs: dict[str, Seen] = {}
+    rows = []
+    for layer, encoder in networks:
+        features_file, folder = Path(decoded) / f"{layer}.safetensors", Path(decoded) / layer
+        wanted = targets_with_features(encoder, targets, features_file)
+        features = {target.id: feature for target, feature in wanted if target.kind == "photo"}
+        samples = read_table(folder / "decoded.csv", {**DECODED, "evaluations": int})
+        if differing := sorted(set(samples["id"]) ^ {target.id for target, _ in wanted}):
+            where = f"{folder}/decoded.csv and {features_file}"
+            raise FeatspaceError(f"{where}: only one of them has target '{differing[0]}'; decode again")
+        photographs = photographs or {id: see(judge, Path(targets) / f"{id}.png") for id in features}
+        shape = "×".join(map(str, encoder.shape))
+        for row in samples[samples["id"].isin(features)].itertuples():
+            path = folder / f"{row.id}-{row.sample}.png"
+            image, (feature, _) = see(judge, path), look(encoder, read_image(path))
+            key = {"encoder": name, "layer": layer, "shape": shape, "id": row.id, "sample": row.sample}
+            measured = {}
+            for id, photograph in photographs.items():
+                if image.size != photograph.size:
+                    sizes = " and ".join("×".join(map(str, size)) for size in (image.size, photograph.size))
+                    raise FeatspaceError(f"{path} and {targets}/{id}.png: of {sizes} pixels; decode again")
+                cosine = cosine_similarity(feature, features[id]).item()
+                measured[id] = {"cosine": cosine, **compare(image, photograph)}
+            rows.append({**key, "evaluations": row.evaluations, **measured.pop(row.id), **_chance(measured)})
+    if not rows:
+        raise FeatspaceError(f"{targets}: no photograph among the targets; layers are compared by photographs")
+    table = pd.DataFrame(rows)
+    write_table(table, out)
+    write_table(summarize(table, resamples, seed), summary)
+
+
+def _chance(others: dict[str, dict[str, float]]) -> dict[str, float]:
+    """The means of MEASURES over other photographs; NaN without another."""
+    return {f"{m}_chance": np.mean([x[m] for x in others.values()]) if others else np.nan for m in MEASURES}
+
+
+def summarize(table: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
+    """A row for each layer, by depth, and measure, with tables.LAYERS' columns.
+
+    value: the median over images, of SHARES the mean; low, high: its 95 % interval, bootstrapped over photographs;
+    chance…: the same of what the images have in common with other photographs. A measure without numbers is left out.
+    """
+    rows = []
+    for (encoder, layer), part in table.groupby(["encoder", "layer"], sort=False):
+        key = {"encoder": encoder, "layer": layer, "shape": part["shape"].iloc[0]}
+        key["evaluations"] = int(part["evaluations"].max())
+        for measure in MEASURES:
+            statistic = np.mean if measure in SHARES else np.median
+            row = {**key, "measure": measure}
+            for column, names in ((measure, ("value", "low", "high")), (f"{measure}_chance", _CHANCE)):
+                numbers = [np.nan] * 3
+                if part[column].notna().all():
+                    groups = {id: values.to_numpy() for id, values in part[column].groupby(part["id"], sort=False)}
+                    interval = bootstrap_interval(groups, statistic, resamples=resamples, seed=seed)
+                    numbers = [float(statistic(part[column])), *interval]
+                row |= dict(zip(names, numbers, strict=True))
+            if not np.isnan(row["value"]):
+                rows.append(row)
+    return pd.DataFrame(rows)
+
+
+_CHANCE = ("chance", "chance_low", "chance_high")

@@ -1,0 +1,1 @@
+"""Errors, files, images, tables, devices: knows nothing of the rest."""

@@ -1,0 +1,125 @@
+"""Photographs in, PNGs out: everything between a file and a tensor in [0, 1]."""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from featspace.utils.errors import FeatspaceError, UsageError
+
+if TYPE_CHECKING:
+    pass
+
+if TYPE_CHECKING:
+    import torch  # takes a second, which figures and targets need not wait for
+
+MIN_SIDE = 8
+
+
+def read_image(path: Path) -> Image.Image:
+    """The image in a file as 8-bit RGB, turned upright as its EXIF says, transparency over white.
+
+    Raises FeatspaceError for a missing file, a folder, a file that is no image or is damaged, 32-bit pixels,
+    and an image with a side below 8 pixels.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise FeatspaceError(f"{path}: is a folder, not an image; name a file in it")
+    try:
+        with Image.open(path) as image:
+            image.load()
+            upright = _to_rgb(ImageOps.exif_transpose(image))
+    except FileNotFoundError as error:
+        raise FeatspaceError(f"{path}: no such file; check the path") from error
+    except PermissionError as error:
+        raise FeatspaceError(f"{path}: no permission to read it") from error
+    except UnidentifiedImageError as error:
+        raise FeatspaceError(f"{path}: not an image (PNG, JPEG, WebP, TIFF, GIF and BMP are read)") from error
+    except Image.DecompressionBombError as error:
+        raise FeatspaceError(f"{path}: too many pixels; scale the image down first") from error
+    except _Unsupported as error:
+        raise FeatspaceError(f"{path}: {error}; save it with 8 or 16 bits a channel") from error
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:  # as Pillow's decoders raise
+        raise FeatspaceError(f"{path}: the image is damaged or cut short ({error}); get it again") from error
+    if min(upright.size) < MIN_SIDE:
+        width, height = upright.size
+        raise FeatspaceError(f"{path}: {width}x{height} pixels; each side must be at least {MIN_SIDE}")
+    return upright
+
+
+class _Unsupported(Exception):
+    pass
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I", "F"):
+        raise _Unsupported("32-bit pixels have no known white level")
+    if image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255 instead of scaling
+        gray = np.asarray(image).astype(np.float64) / 257
+        return Image.fromarray(np.round(gray).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def square(image: Image.Image, size: int, crop: Sequence[int] | None = None) -> Image.Image:
+    """A square crop, resized to (size, size) by antialiased bicubic interpolation.
+
+    `crop` is (left, top, side) in pixels of the image, by default the largest centered square. Raises
+    UsageError if it leaves the image.
+    """
+    width, height = image.size
+    if crop is None:
+        side = min(width, height)
+        crop = ((width - side) // 2, (height - side) // 2, side)
+    left, top, side = crop
+    if left < 0 or top < 0 or side < 1 or left + side > width or top + side > height:
+        raise UsageError(
+            f"crop [{left}, {top}, {side}] leaves the image of {width}x{height} pixels: "
+            f"left + side can be at most {width}, top + side at most {height}"
+        )
+    cut = image.crop((left, top, left + side, top + side))
+    return cut.resize((size, size), Image.Resampling.BICUBIC)  # Pillow widens the kernel when it shrinks
+
+
+def to_tensor(image: Image.Image) -> torch.Tensor:
+    """An RGB image as (3, H, W), float32 in [0, 1]."""
+    import torch
+
+    pixels = torch.from_numpy(np.array(image.convert("RGB")))
+    return pixels.permute(2, 0, 1).contiguous().float() / 255
+
+
+def to_pil(image: torch.Tensor) -> Image.Image:
+    """A tensor (3, H, W), clamped to [0, 1] and rounded to 8 bits. Raises FeatspaceError if not finite."""
+    if not image.isfinite().all():
+        raise FeatspaceError("an image has NaN or infinite pixels: the computation of it has diverged")
+    pixels = image.detach().float().clamp(0, 1).mul(255).round().byte()
+    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())
+
+
+def save_png(path: Path, image: torch.Tensor) -> None:
+    """Saves a tensor (3, H, W) in [0, 1] as 8-bit RGB PNG: no metadata, same bytes for same pixels."""
+    to_pil(image).save(path, format="PNG", compress_level=6)
+
+
+def shifted(photo: Image.Image) -> Image.Image:
+    """The photograph moved one pixel to the right, its left edge replicated."""
+    pixels = np.asarray(photo)
+    return Image.fromarray(np.concatenate([pixels[:, :1], pixels[:, :-1]], axis=1))
+
+
+def jpeg_copy(photo: Image.Image, quality: int) -> Image.Image:
+    """The photograph after JPEG compression with Pillow's default chroma subsampling, quality 1 to 95."""
+    buffer = io.BytesIO()
+    photo.save(buffer, format="JPEG", quality=quality)
+    return Image.open(buffer).convert("RGB")

@@ -1,0 +1,29 @@
+"""One process at a time: who makes something that lies at a path holds a lock beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from featspace.utils.errors import UsageError
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Holds the lock of what is made at `path`; it ends with the process, however that ends.
+
+    Raises UsageError at once if another process holds it.
+    """
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UsageError(f"{path}: another run is making it; wait for it to end, or name another path") from None
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)  # whoever waits for it with the file open takes a new one
+        lock.release()

@@ -35,7 +35,7 @@ figures: $(ENV) ## draw again the figures whose code or data changed
 # Freed memory is kept, which spares a training a tenth of its time; THREADS and SECONDS are limits, if they are given.
 train: $(ENV) ## train the small models on what is idle, or go on; stop it at any time
 	cd training && MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_MMAP_THRESHOLD_=4294967296 \
-	    nice -n 19 ../.venv/bin/python -m featspace.training.schedule \
+	    nice -n 19 ../.venv/bin/python -m featspace_training.schedule \
 	    $(if $(THREADS),--threads $(THREADS)) $(if $(SECONDS),--seconds $(SECONDS))
 
 test: $(ENV) ## run the tests; some talk to a hub that they serve themselves

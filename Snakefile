@@ -1,8 +1,11 @@
 # The stages of dvc.yaml as Snakemake rules of the same names, to run them in parallel or on a cluster:
 # `snakemake -c 2 mini` builds what `dvc repro mini` builds, `snakemake -c 2 paper` the other profile.
 # After a build, `dvc commit -f` records it in DVC; after `dvc repro` or `dvc checkout`, `snakemake --touch` here.
+# What a rule printed is in .snakemake/logs too.
+from functools import cache
 from pathlib import Path
 
+from dvc.dependency import ParamsDependency
 from dvc.repo import Repo
 
 repo = Repo(".")
@@ -11,9 +14,17 @@ stages = [stage for stage in repo.index.stages if Path(stage.path) == root / "dv
 made = [Path(out.fs_path) for stage in stages for out in stage.outs]
 
 
-def inputs(dependency):
-    """The stages' outputs that overlap the dependency; where there are none, its own file or files."""
-    path = Path(dependency.fs_path)
+@cache
+def parameters(path):
+    """All that the stages name in a file of parameters, read at once, as that takes a while."""
+    names = {name for stage in stages for param in stage.params if param.fs_path == path for name in param.params}
+    return ParamsDependency(None, path, names, repo).read_params()
+
+
+@cache
+def inputs(path):
+    """The stages' outputs that overlap a dependency; where there are none, its own file or files."""
+    path = Path(path)
     overlapping = [out for out in made if out.is_relative_to(path) or path.is_relative_to(out)]
     files = repo.dvcignore.find(repo.fs, str(path)) if path.is_dir() else [path]
     return [Path(file).relative_to(root) for file in overlapping or sorted(files)]
@@ -33,11 +44,12 @@ for stage in stages:
     meta = {"threads": 1, **(stage.meta or {})}
     rule:
         name: stage.name
-        input: [path for dep in stage.deps if dep not in stage.params for path in inputs(dep)],
+        input: [path for dep in stage.deps if dep not in stage.params for path in inputs(dep.fs_path)],
         output: [output(out) for out in stage.outs],
         params:
             cmd=lambda wildcards, cmd=stage.cmd: cmd if isinstance(cmd, str) else "\n".join(cmd),
-            parameters=[param.read_params() for param in stage.params],
+            parameters=[{name: parameters(param.fs_path)[name] for name in param.params} for param in stage.params],
         threads: meta.pop("threads")
         resources: **meta,
-        shell: "{params.cmd}"
+        log: f".snakemake/logs/{stage.name}.log",
+        shell: "({params.cmd}) 2>&1 | tee {log}"

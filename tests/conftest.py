@@ -19,8 +19,8 @@ from featspace_training.prior import clip_tokenizer
 from PIL import Image
 from ruamel.yaml import YAML
 from safetensors.torch import save_file
-from test_training import TEXT, UNET, VAE
 from timm.models import save_for_hf
+from tiny_models import TEXT, UNET, VAE
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from featspace.encoders.encoder import load_encoder
@@ -74,6 +74,20 @@ def toy_photographs(tmp_path_factory):
         pd.DataFrame(rows).to_parquet(folder / f"{split}.parquet")
     names = [{"label": 0, "name": "tabby, cat"}, {"label": 1, "name": "school bus"}]
     (folder / "classes.json").write_text(json.dumps(names))
+    return folder
+
+
+@pytest.fixture
+def imagenet(tmp_path) -> Path:
+    """A folder in ImageNet's layout: two classes of six JPEG files in each split."""
+    folder = tmp_path / "imagenet"
+    for split in ("train", "val"):
+        for label, name in enumerate(("n01440764", "n01443537")):
+            (folder / split / name).mkdir(parents=True)
+            for i in range(6):
+                pixels = torch.randint(256, (3, 70, 90), generator=torch.Generator().manual_seed(100 * label + i))
+                image = Image.fromarray(pixels.permute(1, 2, 0).to(torch.uint8).numpy())
+                image.save(folder / split / name / f"{i}.JPEG")
     return folder
 
 

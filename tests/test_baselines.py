@@ -7,7 +7,9 @@ import torch
 from test_fast import BARS, gaussian_noise, painted
 
 from featspace.benchmark.methods import METHODS
-from featspace.methods.baselines import Problem
+from featspace.methods import METHODS as ALL
+from featspace.methods.copies import RandomCopies
+from featspace.methods.problem import Problem, Record
 from featspace.utils.errors import FeatspaceError
 
 WEIGHTED = [name for name, method in METHODS.items() if len(method.weights) > 1]
@@ -24,13 +26,17 @@ def pixels(images: torch.Tensor) -> torch.Tensor:
 def problem(*seeds: int, encode=pixels, target=GRAY) -> Problem:
     generators = [torch.Generator().manual_seed(seed) for seed in seeds or (1,)]
     targets = torch.full((len(generators), 192), target)
-    return Problem(gaussian_noise, painted, encode, targets, BARS, generators, (4, 8, 8), (3, 8, 8))
+
+    def draw_noise(shape=(4, 8, 8)):
+        return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+
+    copy = RandomCopies(generators)
+    return Problem(gaussian_noise, painted, encode, targets, draw_noise, BARS, copy, image_shape=(3, 8, 8))
 
 
 def decoded(name: str, evaluations: int, weight: float, *seeds: int) -> tuple[torch.Tensor, torch.Tensor]:
-    given = problem(*seeds)
-    METHODS[name].decode(given, evaluations, weight)
-    return given.nearest()
+    found = METHODS[name].decode(problem(*seeds), evaluations, weight)
+    return found.images, found.distances
 
 
 @pytest.mark.parametrize("name", WEIGHTED)
@@ -66,21 +72,34 @@ def test_no_method_takes_more_evaluations_than_it_was_given(name):
         return images.flatten(1)
 
     given = problem(encode=encode)
-    given.is_map = True  # of which fast looks at no copies: a pass is an evaluation
-    METHODS[name].decode(given, 26, METHODS[name].weights[0])
-    guided = len(seen) if name == "best_of" else sum(seen)
-    assert 26 - 3 <= guided <= 26
+    given.copy = None  # a pass is an evaluation
+    found = METHODS[name].decode(given, 26, METHODS[name].weights[0])
+    guided = len(seen) - 1 if name == "best_of" else sum(seen)  # the last images are seen once more
+    assert 26 - 3 <= guided <= 26 and found.evaluations.tolist() == [guided] and len(found.trace) == guided
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_callback_sees_each_evaluation_and_may_change_what_the_method_goes_on_with(name):
+    seen = []
+    settings = {"steps": 3, "recurrences": 2, "emphasis_steps": 0} if name == "paper" else {"evaluations": 8}
+    ALL[name](problem(), callback=seen.append, **settings)
+    assert [step.index for step in seen] == list(range(len(seen))) and len(seen) >= 6
+    shape = (1, 3, 8, 8) if name == "pixel_adam" else (1, 4, 8, 8)
+    assert all(step.latents.shape == step.next_latents.shape == shape for step in seen)
+    changed = ALL[name](problem(), callback=lambda step: torch.zeros_like(step.latents), **settings)
+    assert not torch.equal(changed.last_images, ALL[name](problem(), **settings).last_images)
 
 
 def test_a_first_distance_that_is_not_a_number_does_not_stay_the_nearest():
     """`x < nan` is false for every x."""
-    given = problem(1, 2)
+    record = Record(2, 2)
     first, second = torch.full((2, 3, 8, 8), 0.1), torch.full((2, 3, 8, 8), 0.2)
-    given.keep(first, torch.tensor([torch.nan, 1.0]))
-    given.keep(second, torch.tensor([5.0, torch.nan]))
-    images, distances = given.nearest()
-    assert distances.tolist() == [5.0, 1.0]
-    assert torch.equal(images, torch.stack([second[0], first[1]]))
+    for images, distances in ((first, [torch.nan, 1.0]), (second, [5.0, torch.nan])):
+        record.keep(images, torch.tensor(distances), 0, 0)
+        record.add(0, 0, images, torch.tensor(distances))
+    found = record.decoded(problem(1, 2), torch.zeros(2, 4, 8, 8))
+    assert found.distances.tolist() == [5.0, 1.0]
+    assert torch.equal(found.images, torch.stack([second[0], first[1]]))
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -88,11 +107,9 @@ def test_a_distance_that_is_never_finite_is_no_image(name):
     given = problem(encode=lambda images: images.flatten(1) * torch.nan)
     with pytest.raises(FeatspaceError, match="never finite"):
         METHODS[name].decode(given, 8, METHODS[name].weights[0])
-        given.nearest()
 
 
 def test_pixel_adam_stays_within_the_colors_and_asks_no_prior():
     given = problem(target=9.0)
     given.predict_noise = given.decode_latents = None
-    METHODS["pixel_adam"].decode(given, 40, 0.3)
-    assert given.nearest()[0].unique().tolist() == [1.0]
+    assert METHODS["pixel_adam"].decode(given, 40, 0.3).images.unique().tolist() == [1.0]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_guidance import alpha_bars, noise_of, toys
+from test_guidance import alphas_cumprod, noise_of, problem_of_toys
 from test_guidance import decode as paper_decode
-from toy_models import DTYPE, ToyEncoder, target_feature
+from toy_models import DTYPE, ToyEncoder, ToyVAEDecoder, target_feature
 
 from featspace.methods import noise_optimization as fast
-from featspace.methods.noise_optimization import fast_decode, polar_distance, visits
+from featspace.methods.noise_optimization import optimize_noise, polar_distance, visits
+from featspace.methods.problem import Decoded, Problem
 from featspace.utils.errors import FeatspaceError, UsageError
 
-BARS = alpha_bars(1000)
+BARS = alphas_cumprod(1000)
 CENTER, SPREAD = 0.3, 0.5
 
 
@@ -29,15 +30,24 @@ def painted(z: torch.Tensor) -> torch.Tensor:
 
 def decode(seeds=(3,), targets=None, evaluations=30, encode=None, **options):
     targets = target_feature(5) if targets is None else targets
-    unet, vae, _ = toys(5, 20, targets)
-    noise = noise_of(*seeds)
-    return fast_decode(unet, vae, encode or ToyEncoder(5), targets, noise, alpha_bars(20), evaluations, **options)
+    problem = problem_of_toys(5, 20, targets, noise_of(*seeds))
+    problem.decode_latents = ToyVAEDecoder(5)
+    problem.encode = encode or problem.encode
+    return optimize_noise(problem, evaluations=evaluations, **options)
 
 
-def exact(evaluations=60, seeds=(1,), target=0.4, encode=None, **options):
-    wanted = torch.full((len(seeds), 192), target, dtype=DTYPE)
-    encode = encode or (lambda images: images.flatten(1))
-    return fast_decode(gaussian_noise, painted, encode, wanted, noise_of(*seeds), BARS, evaluations, **options)
+def solve(encode, targets, seeds, evaluations, copy=None, preview=None, **options) -> Decoded:
+    """With the exact prior of `gaussian_noise`."""
+    problem = Problem(gaussian_noise, painted, encode, targets, noise_of(*seeds), BARS, copy, preview)
+    return optimize_noise(problem, evaluations=evaluations, **options)
+
+
+def flat(images: torch.Tensor) -> torch.Tensor:
+    return images.flatten(1)
+
+
+def exact(evaluations=60, seeds=(1,), target=0.4, encode=flat, **options):
+    return solve(encode, torch.full((len(seeds), 192), target, dtype=DTYPE), seeds, evaluations, **options)
 
 
 def sigma(t: int) -> float:
@@ -145,7 +155,7 @@ def test_units_that_are_off_are_switched_on():
     def encode(images):
         return (images.flatten(1) @ mix - 0.5).relu()
 
-    result = fast_decode(gaussian_noise, painted, encode, encode(wanted), noise_of(1), BARS, 128)
+    result = solve(encode, encode(wanted), (1,), 128)
     assert torch.cosine_similarity(encode(result.images), encode(wanted)) > 0.9
 
 
@@ -165,10 +175,10 @@ def test_copies_have_to_match_too_but_for_the_last_evaluations():
     assert all(torch.equal(looked[i], looked[i - 1].flip(-1)) for i, _ in copied)
     assert len(looked) == 40 + 28 + 1  # and the image of the last latent
     ramp = torch.linspace(0, 1, 8, dtype=DTYPE).repeat(24)[None]  # its mirror image is another target
-    plain = fast_decode(gaussian_noise, painted, lambda x: x.flatten(1), ramp, noise_of(1), BARS, 40)
-    both = fast_decode(gaussian_noise, painted, lambda x: x.flatten(1), ramp, noise_of(1), BARS, 40, copy)
-    flat = torch.stack([x.images.view(24, 8).mean(0).diff().abs().mean() for x in (plain, both)])
-    assert result.distances.isfinite().all() and flat[1] < flat[0]
+    plain = solve(flat, ramp, (1,), 40)
+    both = solve(flat, ramp, (1,), 40, copy)
+    unevenness = torch.stack([x.images.view(24, 8).mean(0).diff().abs().mean() for x in (plain, both)])
+    assert result.distances.isfinite().all() and unevenness[1] < unevenness[0]
 
 
 def test_nearer_than_the_papers_preset_in_as_many_evaluations():
@@ -186,7 +196,7 @@ def test_pixels_out_of_range_are_brought_back(monkeypatch):
     def excess():
         beyond = {"start": torch.full((1, 4, 8, 8), 1.5, dtype=DTYPE), "level": 0.1}
         target = torch.ones(1, 193, dtype=DTYPE)
-        result = fast_decode(gaussian_noise, painted, clamped, target, noise_of(1), BARS, 60, **beyond)
+        result = solve(clamped, target, (1,), 60, **beyond)
         return fast._excess(result.last_images).item()
 
     monkeypatch.setattr(fast, "NORM", 0.0)
@@ -277,3 +287,16 @@ def test_what_cannot_be_decoded_is_refused():
         decode((3, 4), targets=torch.cat([target_feature(5), torch.zeros(1, 12, dtype=DTYPE)]))
     with pytest.raises(UsageError, match="evaluations is 1"):
         decode(evaluations=1)
+    with pytest.raises(UsageError, match="stop_at is NaN"):
+        decode(stop_at=float("nan"))
+
+
+def test_a_callback_may_change_where_the_descent_goes_on():
+    given, seen = torch.full((1, 4, 8, 8), 0.25, dtype=DTYPE), []
+
+    def change(step):
+        seen.append(step)
+        return given if step.index == 3 else None
+
+    exact(callback=change)
+    assert torch.equal(seen[4].latents, given) and torch.equal(seen[1].latents, seen[0].next_latents)

@@ -9,24 +9,22 @@ import pytest
 import torch
 from toy_models import DTYPE, ToyEncoder, ToyUNet, ToyVAEDecoder, scaled_linear_betas, target_feature
 
-from featspace.methods.self_recurrence import Schedule, conditioned, guided_decode
+from featspace.methods.problem import Problem
+from featspace.methods.self_recurrence import Schedule, conditioned, paper, sample_with_recurrence
 from featspace.utils.errors import FeatspaceError, UsageError
 
 LATENT_SCALE = 0.18215
 
 
-def alpha_bars(timesteps: int) -> torch.Tensor:
+def alphas_cumprod(timesteps: int) -> torch.Tensor:
     return torch.cumprod(1 - scaled_linear_betas(timesteps), 0)
 
 
-def toys(seed: int, timesteps: int, targets: torch.Tensor):
-    """Noise prediction, latent decoder and distance of the toy networks."""
-    unet, vae, encoder = ToyUNet(seed, timesteps), ToyVAEDecoder(seed), ToyEncoder(seed)
-    return (
-        lambda z, t: unet(z, t),
-        lambda z: vae(z / LATENT_SCALE),
-        lambda x: (encoder(x) - targets).square().sum(1),
-    )
+def problem_of_toys(seed: int, timesteps: int, targets: torch.Tensor, draw_noise) -> Problem:
+    """The toy networks' problem; draw_noise as `noise_of` makes it."""
+    unet, vae = ToyUNet(seed, timesteps), ToyVAEDecoder(seed)
+    decode = lambda z: vae(z / LATENT_SCALE)  # noqa: E731
+    return Problem(unet, decode, ToyEncoder(seed), targets, draw_noise, alphas_cumprod(timesteps))
 
 
 def noise_of(*seeds: int):
@@ -36,8 +34,9 @@ def noise_of(*seeds: int):
 
 def decode(seeds=(3,), weight=4.0, clip_std=3.0, targets=None, schedule=None, **options):
     targets = target_feature(5) if targets is None else targets
-    schedule = schedule or Schedule.spaced(alpha_bars(20), 20, 2, 2, 5)
-    return guided_decode(*toys(5, 20, targets), noise_of(*seeds), schedule, weight, clip_std, **options)
+    schedule = schedule or Schedule.spaced(alphas_cumprod(20), 20, 2, 2, 5)
+    problem = problem_of_toys(5, 20, targets, noise_of(*seeds))
+    return sample_with_recurrence(problem, schedule, weight, clip_std, **options)
 
 
 @pytest.mark.parametrize("case", ["a", "b"])
@@ -45,7 +44,7 @@ def test_reproduces_the_official_trajectory(case):
     ref = np.load(Path(__file__).parent / "data" / f"trajectory_{case}.npz")
     timesteps, seed = int(ref["timesteps"]), int(ref["seed"])
     schedule = Schedule.spaced(
-        alpha_bars(timesteps),
+        alphas_cumprod(timesteps),
         timesteps,
         int(ref["recurrences"]),
         timesteps - int(ref["emphasis_from_t"]),
@@ -55,9 +54,8 @@ def test_reproduces_the_official_trajectory(case):
     np.testing.assert_allclose(target_feature(seed), target, rtol=1e-12)
     seen = []
     clip_std = float(ref["clip_std"])
-    result = guided_decode(
-        *toys(seed, timesteps, target),
-        noise_of(int(ref["noise_seed"])),
+    result = sample_with_recurrence(
+        problem_of_toys(seed, timesteps, target, noise_of(int(ref["noise_seed"]))),
         schedule,
         float(ref["guidance_weight"]),
         clip_std if clip_std >= 0 else None,
@@ -90,7 +88,7 @@ def test_the_papers_schedule_is_the_default():
 
 
 def test_respaced_steps_remove_the_same_noise():
-    bars = alpha_bars(1000)
+    bars = alphas_cumprod(1000)
     schedule = Schedule.spaced(bars, 50, 2, 5, 12)
     assert schedule.timesteps[0] == 999 and schedule.timesteps[-1] == 0
     assert schedule.evaluations == 5 * 12 + 45 * 2
@@ -99,7 +97,7 @@ def test_respaced_steps_remove_the_same_noise():
 
 def test_weight_zero_is_the_plain_ancestral_sampler():
     """Against the sampler written out with the posterior mean in its other form (DDPM, Ho et al. 2020, eq. 7)."""
-    bars = alpha_bars(20)
+    bars = alphas_cumprod(20)
     result = decode(weight=0.0, schedule=Schedule.spaced(bars, 20, 1, 0, 1))
     unet, vae = ToyUNet(5, 20), ToyVAEDecoder(5)
     draw = noise_of(3)
@@ -172,4 +170,21 @@ def test_a_target_that_is_not_finite_is_named():
 @pytest.mark.parametrize("steps", [1, 21])
 def test_steps_outside_the_schedule_are_refused(steps):
     with pytest.raises(UsageError, match=f"steps is {steps}"):
-        Schedule.spaced(alpha_bars(20), steps)
+        Schedule.spaced(alphas_cumprod(20), steps)
+
+
+def test_a_callback_may_change_what_the_sampler_goes_on_with():
+    given, seen = torch.full((1, 4, 8, 8), 0.25, dtype=DTYPE), []
+
+    def change(step):
+        seen.append(step)
+        return given if step.index == 3 else None
+
+    decode(callback=change)
+    assert torch.equal(seen[4].latents, given) and torch.equal(seen[1].latents, seen[0].next_latents)
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
+def test_a_weight_out_of_range_is_refused(weight):
+    with pytest.raises(UsageError, match="weight is .*: it must be a number and at least 0"):
+        paper(problem_of_toys(5, 20, target_feature(5), noise_of(1)), steps=2, weight=weight)

@@ -179,12 +179,12 @@ def test_gradients_that_stay_not_finite_end_the_run(tmp_path, capsys, monkeypatc
 def test_bfloat16_is_the_priors_alone(tmp_path, monkeypatch):
     seen = []
 
-    def look(self, features, encoder, **options):
-        out = call(self, features, encoder, **options)
+    def observed(self, features, encoder, *args, **options):
+        out = call(self, features, encoder, *args, **options)
         seen.append((self.unet.dtype, self.vae.dtype, next(encoder.parameters()).dtype, out.decoded.latents.dtype))
         return out
 
-    monkeypatch.setattr(FeatureDecodingPipeline, "__call__", look)
+    monkeypatch.setattr(FeatureDecodingPipeline, "__call__", observed)
     decode(tmp_path / "exact", "--samples", "1")
     decode(tmp_path / "rough", "--samples", "1", "--precision", "bfloat16")
     exact, rough = (torch.float32,) * 4, (torch.bfloat16, torch.bfloat16, torch.float32, torch.float32)

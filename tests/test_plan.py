@@ -11,11 +11,12 @@ from torch import nn
 
 from featspace.cli import main
 from featspace.encoders.encoder import load_encoder
-from featspace.pipelines.feature_decoding import load_pipeline
+from featspace.pipelines.loading import load_pipeline
 from featspace.priors.architectures import blank_prior
 from featspace.stages import decode as decoding
-from featspace.stages import plan
-from featspace.stages.plan import evaluation_cost, fitting_batch, matrix_rate
+from featspace.stages import memory, plan
+from featspace.stages.memory import evaluation_cost, fitting_batch
+from featspace.stages.plan import matrix_rate
 from featspace.utils import devices
 from featspace.utils.devices import GIB, choose_device, free_memory
 from featspace.utils.errors import FeatspaceError
@@ -119,7 +120,7 @@ def test_a_decoding_keeps_to_the_free_memory(tmp_path, monkeypatch, capsys, shar
     """`share` is of what one image takes with activations recomputed, below which the decoding is refused."""
     with torch.device("meta"):
         prior = blank_prior(PRIOR)
-    encoder = plan._shapes_of(load_encoder("data/models/resnet"))
+    encoder = memory._shapes_of(load_encoder("data/models/resnet"))
     for part in (prior.unet, prior.vae):
         part.enable_gradient_checkpointing()
     free, seen = int(share * evaluation_cost(prior, encoder).kept), []

@@ -14,7 +14,7 @@ from featspace_training.prior import clip_tokenizer
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from featspace.methods.distance import FeatureDistance
+from featspace.methods.saved import encode_as_saved
 from featspace.pipelines.feature_decoding import FeatureDecodingPipeline
 from featspace.stages.decode import load_pipeline
 from featspace.utils.errors import FeatspaceError
@@ -117,7 +117,7 @@ def test_published_shapes() -> None:
     z = torch.empty(2, *prior.latent_shape, device="meta", requires_grad=True)
     images = prior.decode(z - prior.predict_noise(z, 999))
     assert images.shape == (2, 3, 512, 512)
-    distance = FeatureDistance(lambda seen: seen.mean((2, 3)), torch.zeros(2, 3, device="meta"))(images)
+    distance = encode_as_saved(lambda seen: seen.mean((2, 3)))(images).square().sum(1)
     assert distance.shape == (2,)
     assert torch.autograd.grad(distance.sum(), z)[0].shape == z.shape
     assert prior.encode(images.detach()).shape == z.shape
@@ -194,7 +194,7 @@ def test_published_layout(saved: tuple[Path, list[torch.nn.Module]]) -> None:
     words = pipeline.tokenizer(["A black motorbike"]).input_ids
     assert words == clip_tokenizer(77)(["A black motorbike"]).input_ids and len(words[0]) == 5
     betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
-    np.testing.assert_allclose(prior.alpha_bars.numpy(), np.cumprod(1 - betas), rtol=1e-5)
+    np.testing.assert_allclose(prior.alphas_cumprod.numpy(), np.cumprod(1 - betas), rtol=1e-5)
     z = torch.randn(2, *prior.latent_shape)
     predicted = unet(z, 500, prior.prompt.expand(2, -1, -1)).sample
     torch.testing.assert_close(prior.predict_noise(z, 500), predicted, rtol=1e-4, atol=1e-5)

@@ -15,14 +15,14 @@ pytestmark = pytest.mark.usefixtures("offline")
 
 def test_every_way_is_measured_for_every_encoder(tmp_path, monkeypatch):
     counted, batches = [], []
-    decode = speed.guided_decode
+    decode = speed.sample_with_recurrence
 
-    def counting(predict_noise, decode_latents, distance, draw_noise, schedule, **options):
+    def counting(problem, schedule, **options):
         counted.append(schedule.evaluations)
-        batches.append(len(draw_noise()))
-        return decode(predict_noise, decode_latents, distance, draw_noise, schedule, **options)
+        batches.append(len(problem.draw_noise()))
+        return decode(problem, schedule, **options)
 
-    monkeypatch.setattr(speed, "guided_decode", counting)
+    monkeypatch.setattr(speed, "sample_with_recurrence", counting)
     command = ["speed", "--profile", "mini", "--batch", "1", "--batch", "3", "--evaluations", "2"]
     main([*command, "--out", str(tmp_path / "speed")])
     table = pd.read_csv(tmp_path / "speed.csv")

@@ -10,12 +10,12 @@ from safetensors.torch import load_file, save_file
 
 from featspace.config.params import Params
 from featspace.encoders.encoder import load_encoder
-from featspace.methods.distance import as_saved
+from featspace.methods.saved import as_saved
 from featspace.metrics.similarity import map_cosine
 from featspace.pipelines.controlnet import FeatureControlNet, HintEmbedding, Pairing, load_controlnet
-from featspace.stages.featinv.decoder import FeatInv
 from featspace.pipelines.featinv import FeatInvPipeline
-from featspace.pipelines.feature_decoding import load_pipeline
+from featspace.pipelines.loading import load_pipeline
+from featspace.stages.featinv.decoder import FeatInv
 from featspace.stages.featinv.measures import compare_images, frechet
 from featspace.stages.featinv.steer import read_direction
 from featspace.stages.featinv.together import cost_in_evaluations
@@ -35,7 +35,7 @@ def test_an_untrained_controlnet_leaves_the_priors_images_unchanged(project):
         if name in dict(base.unet.named_parameters()):
             assert torch.equal(weight, dict(base.unet.named_parameters())[name]), name
     pipeline = FeatInvPipeline(**base.components, controlnet=controlnet)
-    ours = pipeline(torch.randn(2, 6, 3, 3) * 100, PROMPT, 1.75, 4, seeded(2), "pt")
+    ours = pipeline(torch.randn(2, 6, 3, 3) * 100, PROMPT, 4, 1.75, generator=seeded(2), output_type="pt").images
     plain = StableDiffusionPipeline(
         **base.components, safety_checker=None, feature_extractor=None, requires_safety_checker=False
     )
@@ -62,13 +62,13 @@ def test_the_hint_embedding_is_the_published_one():
 
 def test_a_trained_controlnet_listens_to_its_hint_sample_by_sample(decoder):
     shape = decoder.encoder.shape
-    hints = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
-    images = decoder.decode(hints, [1, 2, 3])
+    maps = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
+    images = decoder.decode(maps, [1, 2, 3])
     assert images.shape == (3, 3, 64, 64) and torch.equal((images * 255).round() / 255, images)
-    other = decoder.decode(torch.cat([hints[:2], -hints[2:]]), [1, 2, 3])
+    other = decoder.decode(torch.cat([maps[:2], -maps[2:]]), [1, 2, 3])
     assert torch.equal(images[:2], other[:2]) and not torch.equal(images[2], other[2])
-    torch.testing.assert_close(decoder.decode(hints[2:], [3])[0], images[2], atol=1.5 / 255, rtol=0)
-    assert not torch.equal(decoder.decode(hints[2:], [4])[0], images[2])
+    torch.testing.assert_close(decoder.decode(maps[2:], [3])[0], images[2], atol=1.5 / 255, rtol=0)
+    assert not torch.equal(decoder.decode(maps[2:], [4])[0], images[2])
 
 
 def test_a_pooled_feature_is_the_same_at_every_position(params, project):
@@ -83,29 +83,31 @@ def test_a_pooled_feature_is_the_same_at_every_position(params, project):
 
 
 def test_the_same_images_come_as_pil_as_array_and_as_latents(decoder):
-    hints, pipeline = torch.randn(2, *decoder.encoder.shape), decoder.pipeline
-    images = {kind: pipeline(hints, "", 1.0, 2, seeded(2), kind) for kind in ("pil", "np", "pt", "latent")}
+    maps, pipeline = torch.randn(2, *decoder.encoder.shape), decoder.pipeline
+    images = {
+        kind: pipeline(maps, "", 2, 1.0, generator=seeded(2), output_type=kind).images for kind in ("pil", "np", "pt", "latent")
+    }
     pixels = np.stack([np.asarray(image) for image in images["pil"]])
     np.testing.assert_allclose(pixels / 255, images["np"], atol=1e-6)
     np.testing.assert_array_equal(images["np"], images["pt"].permute(0, 2, 3, 1).numpy())
     assert torch.equal(as_saved(pipeline.prior("").decode(images["latent"])), images["pt"])
-    with pytest.raises(UsageError, match="output_type is 'jpeg': it must be one of pil, pt, np, latent"):
-        pipeline(hints, "", 1.0, 2, seeded(2), "jpeg")
+    with pytest.raises(UsageError, match="output_type is 'jpeg': it must be one of pil, np, pt, latent"):
+        pipeline(maps, output_type="jpeg")
 
 
 def test_guidance_is_over_the_prompt_with_the_hint_on_both_branches(decoder):
     """Scale 1 is the conditional prediction, and the empty prompt guided by itself is the empty prompt."""
-    hints, pipeline = torch.randn(1, *decoder.encoder.shape), decoder.pipeline
-    conditional = pipeline(hints, PROMPT, 1.0, 2, seeded(1), "pt")
-    assert not torch.equal(conditional, pipeline(hints, PROMPT, 3.0, 2, seeded(1), "pt"))
-    guided, plain = (pipeline(hints, "", scale, 2, seeded(1), "pt") for scale in (3.0, 1.0))
+    maps, pipeline = torch.randn(1, *decoder.encoder.shape), decoder.pipeline
+    conditional = pipeline(maps, PROMPT, 2, 1.0, generator=seeded(1), output_type="pt").images
+    assert not torch.equal(conditional, pipeline(maps, PROMPT, 2, 3.0, generator=seeded(1), output_type="pt").images)
+    guided, plain = (pipeline(maps, "", 2, scale, generator=seeded(1), output_type="pt").images for scale in (3.0, 1.0))
     assert (guided - plain).abs().max() <= 1 / 255
     z, contexts = torch.randn(1, 4, 16, 16), [pipeline.prior(text).prompt for text in ("", PROMPT)]
-    plain, prompted = (pipeline.predict(z, 999, hints, context) for context in contexts)
+    plain, prompted = (pipeline.predict(z, 999, maps, context) for context in contexts)
     seen = []
     pipeline.predict = lambda *given: seen.append(given) or (plain if given[3].equal(contexts[0]) else prompted)
-    pipeline(hints, PROMPT, 1.75, 1, seeded(1), "pt")
-    assert len(seen) == 2 and all(given[2].equal(hints) for given in seen)
+    pipeline(maps, PROMPT, 1, 1.75, generator=seeded(1), output_type="pt").images
+    assert len(seen) == 2 and all(given[2].equal(maps) for given in seen)
 
 
 def test_it_is_saved_as_diffusers_saves_a_controlnet(params, project):
@@ -169,3 +171,22 @@ def test_what_a_featinv_image_costs_is_counted(decoder):
     once = cost_in_evaluations(decoder, hint)
     decoder.settings = decoder.settings.model_copy(update={"steps": 30})
     assert 0 < once < 3 and 8 < cost_in_evaluations(decoder, hint) / once < 10  # ten times the steps, one decoding
+
+
+def test_a_saved_pipeline_decodes_the_same(decoder, tmp_path):
+    pipeline, maps = decoder.pipeline, torch.randn(1, *decoder.encoder.shape)
+    pipeline.save_pretrained(tmp_path / "saved")
+    again = FeatInvPipeline.from_pretrained(tmp_path / "saved", dtype=torch.float32)
+    images = [each(maps, "", 2, 1.0, generator=seeded(1), output_type="pt").images for each in (pipeline, again)]
+    torch.testing.assert_close(*images, atol=1.5 / 255, rtol=0)
+
+
+def test_a_callback_may_change_the_latents(decoder):
+    maps, steps = torch.randn(1, *decoder.encoder.shape), []
+
+    def zero(pipeline, index, timestep, seen):
+        steps.append(index)
+        return {"latents": 0 * seen["latents"]} if index == 1 else None
+
+    latents = decoder.pipeline(maps, "", 2, output_type="latent", callback_on_step_end=zero, return_dict=False)[0]
+    assert steps == [0, 1] and not latents.any()

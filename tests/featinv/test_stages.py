@@ -19,8 +19,8 @@ from featspace.encoders.encoder import load_encoder
 from featspace.figures.featinv import reconstructions
 from featspace.figures.featinv import together as drawn_together
 from featspace.figures.style import WIDTH
-from featspace.stages.featinv.decoder import FeatInv
 from featspace.stages.featinv import evaluate
+from featspace.stages.featinv.decoder import FeatInv
 from featspace.utils.errors import UsageError
 
 

@@ -19,7 +19,8 @@ from featspace.utils.files import refuse_taken
 from featspace.utils.locks import alone
 from featspace_training import classifier, clip, prior
 from featspace_training import vae as autoencoder
-from featspace_training.loop import Paused, Recipe
+from featspace_training.loop import Paused
+from featspace_training.recipe import Recipe
 
 MODELS = ("vae", "vit", "clip", "prior")
 

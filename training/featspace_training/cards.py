@@ -113,7 +113,7 @@ def run(models: Path, photographs: Path, samples: Path, params_file: Path, out: 
     ]
     autoencoder = AutoencoderKL.from_pretrained(models / "prior" / "vae", dtype=torch.float32)
     shown = [Image.fromarray(image) for image in drawn[: SHOWN - SHOWN % ACROSS]]
-    with atomic_dir(out) as aside:
+    with atomic_dir(out) as partial:
         with style():
             drawings = {
                 "samples": matrix([_row("", shown[i : i + ACROSS]) for i in range(0, len(shown), ACROSS)]),
@@ -121,7 +121,7 @@ def run(models: Path, photographs: Path, samples: Path, params_file: Path, out: 
                 "neighbors": histograms(neighbors),
             }
             for name, figure in drawings.items():
-                save(figure, aside / name, [".png"])
+                save(figure, partial / name, [".png"])
         text = CARD.format(
             rows="\n".join(f"| {row.model} | {MEASURES[row.measure][0]} | {_value(row)} |" for row in rows),
             size=sum(file.stat().st_size for file in models.rglob("*.safetensors")) / 2**20,
@@ -130,7 +130,7 @@ def run(models: Path, photographs: Path, samples: Path, params_file: Path, out: 
             judge=profile.judge,
             shown=len(shown),
         )
-        (aside / "README.md").write_text(text, encoding="utf-8")
+        (partial / "README.md").write_text(text, encoding="utf-8")
 
 
 def _row(name: str, images: list[Image.Image]) -> Row:

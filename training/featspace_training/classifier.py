@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from featspace.utils.devices import choose_device
 from featspace.utils.files import atomic_dir
 from featspace_training import data
-from featspace_training.loop import Recipe, fit
+from featspace_training.loop import fit
+from featspace_training.recipe import Recipe
 from featspace_training.teacher import Teacher, TeacherRecipe
 
 
@@ -48,7 +49,9 @@ class _TwoHeads(torch.nn.Module):
 def run(recipe: ClassifierRecipe, photographs: Path, checkpoint: Path, curve: Path, out: Path) -> None:
     """Trains and writes the timm folder `out` (config.json, model.safetensors in float16)."""
     where = choose_device()
-    train, labels = (part.to(where) for part in data.load_split(photographs, "train"))
+    samples = data.Augmented(
+        *data.load_split(photographs, "train"), data.augmentation(recipe.input_size, recipe.min_scale)
+    )
     held_out, held_out_labels = (part.to(where) for part in data.load_split(photographs, "val"))
     names = data.class_names(photographs)
     torch.manual_seed(recipe.seed)
@@ -64,10 +67,9 @@ def run(recipe: ClassifierRecipe, photographs: Path, checkpoint: Path, curve: Pa
     def normalize(images: torch.Tensor) -> torch.Tensor:
         return ((images - shift) / spread).contiguous(memory_format=torch.channels_last)
 
-    def loss(model, indices, generator):
-        images = data.to_unit(train[indices])
-        images = data.augment(images, recipe.input_size, generator, min_scale=recipe.min_scale)
-        target = F.one_hot(labels[indices], len(names)).float()
+    def loss(model, batch, generator):
+        pixels, labels = batch
+        images, target = data.to_unit(pixels), F.one_hot(labels, len(names)).float()
         target = target * (1 - recipe.label_smoothing) + recipe.label_smoothing / len(names)
         if recipe.mixup:  # one mixing weight a sample, partner by rotation of the batch (Zhang et al. 2018)
             keep = torch._sample_dirichlet(torch.full((len(images), 2), recipe.mixup, device=images.device))[:, :1]
@@ -89,7 +91,7 @@ def run(recipe: ClassifierRecipe, photographs: Path, checkpoint: Path, curve: Pa
             hits.append(model.model(normalize(images)).argmax(1) == label)
         return {"top1": float(torch.cat(hits).float().mean())}
 
-    model = fit(model, loss, evaluate, recipe, len(train), checkpoint, curve).model
+    model = fit(model, loss, evaluate, recipe, samples, checkpoint, curve).model
     size = (3, recipe.input_size, recipe.input_size)
     model.pretrained_cfg = model.pretrained_cfg | {
         "input_size": size,
@@ -103,5 +105,5 @@ def run(recipe: ClassifierRecipe, photographs: Path, checkpoint: Path, curve: Pa
         "tag": "",
         "license": "research only",
     }
-    with atomic_dir(out) as aside:
-        save_for_hf(model.half(), aside, model_args=recipe.model_args, safe_serialization=True)
+    with atomic_dir(out) as partial:
+        save_for_hf(model.half(), partial, model_args=recipe.model_args, safe_serialization=True)

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from featspace.utils.devices import choose_device
 from featspace.utils.files import atomic_dir
 from featspace_training import data
-from featspace_training.loop import Recipe, fit
+from featspace_training.loop import fit
+from featspace_training.recipe import Recipe
 from featspace_training.teacher import Teacher, TeacherRecipe
 
 
@@ -44,7 +45,6 @@ class _Contrast(torch.nn.Module):
 def run(recipe: CLIPRecipe, photographs: Path, checkpoint: Path, curve: Path, out: Path) -> None:
     """Trains and writes the open_clip folder `out` (open_clip_config.json, open_clip_model.safetensors)."""
     where = choose_device()
-    train, labels = (part.to(where) for part in data.load_split(photographs, "train"))
     held_out, held_out_labels = (part.to(where) for part in data.load_split(photographs, "val"))
     names = data.class_names(photographs)
     mean, std = data.normalization()
@@ -53,6 +53,7 @@ def run(recipe: CLIPRecipe, photographs: Path, checkpoint: Path, curve: Path, ou
     tokenizer = open_clip.SimpleTokenizer(context_length=context)
     tokens = [tokenizer([template.format(name) for name in names]) for template in data.TEMPLATES]
     tokens = torch.stack(tokens, 1).to(where)  # class, template, token
+    samples = data.Augmented(*data.load_split(photographs, "train"), data.augmentation(size, recipe.min_scale))
     torch.manual_seed(recipe.seed)
     clip = open_clip.CLIP(**recipe.model)
     if (start := recipe.first(checkpoint)) is not None:
@@ -66,9 +67,9 @@ def run(recipe: CLIPRecipe, photographs: Path, checkpoint: Path, curve: Path, ou
     def normalize(images: torch.Tensor) -> torch.Tensor:
         return ((images - shift) / spread).contiguous(memory_format=torch.channels_last)
 
-    def loss(model, indices, generator):
-        label, images = labels[indices], data.to_unit(train[indices])
-        images = data.augment(images, size, generator, min_scale=recipe.min_scale)
+    def loss(model, batch, generator):
+        pixels, label = batch
+        images = data.to_unit(pixels)
         template = torch.randint(len(data.TEMPLATES), (len(names),), generator=generator, device=label.device)
         caption = tokens[torch.arange(len(names), device=label.device), template]
         if teacher is not None:
@@ -104,16 +105,16 @@ def run(recipe: CLIPRecipe, photographs: Path, checkpoint: Path, curve: Path, ou
             hits.append((model.clip.encode_image(normalize(images)) @ text.T).argmax(1) == label)
         return {"zero_shot_top1": float(torch.cat(hits).float().mean())}
 
-    clip = fit(model, loss, evaluate, recipe, len(train), checkpoint, curve).clip
+    clip = fit(model, loss, evaluate, recipe, samples, checkpoint, curve).clip
     _balance(clip, normalize(data.to_unit(held_out[:256])), tokens[:, 0])
     preprocess = {"mean": mean, "std": std, "interpolation": "bicubic", "resize_mode": "shortest"}
-    with atomic_dir(out) as aside:
+    with atomic_dir(out) as partial:
         save_file(
             {k: v.half().contiguous() if v.is_floating_point() else v for k, v in clip.state_dict().items()},
-            aside / "open_clip_model.safetensors",
+            partial / "open_clip_model.safetensors",
         )
         config = {"model_cfg": recipe.model, "preprocess_cfg": preprocess}
-        (aside / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
+        (partial / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
 @torch.no_grad()

@@ -1,10 +1,9 @@
-"""Training photographs (parquet of encoded images and labels), captions, and batched augmentation."""
+"""Training photographs (parquet of encoded images and labels), how they are drawn, and captions."""
 
 from __future__ import annotations
 
 import io
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from PIL import Image
-from torch.nn import functional as F
+from torch.utils.data import Dataset
+from torchvision.transforms import v2
 
+from featspace.data.photographs import random_crop, seeded
 from featspace.utils.errors import FeatspaceError
 
 TEMPLATES = (
@@ -74,38 +75,43 @@ def to_unit(pixels: torch.Tensor) -> torch.Tensor:
     return pixels.float() / 255
 
 
-def augment(
-    images: torch.Tensor,
-    size: int,
-    generator: torch.Generator,
-    *,
-    min_scale: float = 0.35,
-    jitter: float = 0.3,
-) -> torch.Tensor:
-    """Random resized crop, flip and color jitter, a draw a sample: (N, 3, H, W) in [0, 1] to (N, 3, size, size).
+def augmentation(size: int, min_scale: float, jitter: float = 0.3) -> v2.Transform:
+    """Random resized crop to `size` pixels a side, mirror and color jitter of uint8 images; it draws inside `seeded`.
 
-    Crop area is uniform in [min_scale, 1] and its aspect log-uniform in [3/4, 4/3], as in torchvision's
-    RandomResizedCrop; brightness, contrast and saturation factors are uniform in 1 ± jitter.
+    Brightness, contrast and saturation factors are uniform in 1 ± jitter.
     """
-    count, device = len(images), images.device
+    return v2.Compose([random_crop(size, min_scale), v2.ColorJitter(jitter, jitter, jitter)])
 
-    def uniform(low: float, high: float) -> torch.Tensor:
-        return torch.rand(count, generator=generator, device=device) * (high - low) + low
 
-    area, aspect = uniform(min_scale, 1), torch.exp(uniform(-math.log(4 / 3), math.log(4 / 3)))
-    width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
-    left, top = uniform(-1, 1) * (1 - width), uniform(-1, 1) * (1 - height)
-    flip = torch.where(uniform(0, 1) < 0.5, -1.0, 1.0)
-    theta = torch.zeros(count, 2, 3, device=device)
-    theta[:, 0, 0], theta[:, 1, 1], theta[:, 0, 2], theta[:, 1, 2] = width * flip, height, left, top
-    grid = F.affine_grid(theta, [count, 3, size, size], align_corners=False)
-    out = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-    if jitter:
-        factor = [uniform(1 - jitter, 1 + jitter).view(-1, 1, 1, 1) for _ in range(3)]
-        out = out * factor[0]
-        out = (out - out.mean((1, 2, 3), keepdim=True)) * factor[1] + out.mean((1, 2, 3), keepdim=True)
-        out = (out - out.mean(1, keepdim=True)) * factor[2] + out.mean(1, keepdim=True)
-    return out.clamp(0, 1)
+class Augmented(Dataset):
+    """Photographs, each transformed at random, and their labels: the item of (index, seed).
+
+    images: (N, 3, H, W) uint8, on the CPU. labels: (N,) int64.
+    """
+
+    def __init__(self, images: torch.Tensor, labels: torch.Tensor, transform: v2.Transform):
+        self.images, self.labels, self.transform = images, labels, transform
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, item: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+        index, seed = item
+        with seeded(seed):
+            return self.transform(self.images[index]), self.labels[index]
+
+
+class Indices(Dataset):
+    """For samples that lie on the device already: the item of (index, seed) is (index,)."""
+
+    def __init__(self, count: int):
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, item: tuple[int, int]) -> tuple[int]:
+        return (item[0],)
 
 
 def normalization() -> tuple[list[float], list[float]]:

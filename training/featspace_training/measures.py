@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -64,17 +64,16 @@ def zero_shot_top1(encoder: Encoder, images: Tensor, labels: Tensor, names: Sequ
 
 
 @torch.no_grad()
-def noise_error(predict: Callable[[Tensor, Tensor], Tensor], latents: Tensor, alpha_bars: Tensor) -> float:
+def noise_error(predict: Callable[[Tensor, Tensor], Tensor], latents: Tensor, scheduler: DDIMScheduler) -> float:
     """Mean squared error of predict(z_t, t) against the noise in z_t, t uniform; one draw a latent, always the same.
 
-    latents: scaled, (N, C, h, w). alpha_bars: ᾱ of each timestep, (T,).
+    latents: scaled, (N, C, h, w), on the CPU, where noise is added, too.
     """
     generator, errors = torch.Generator().manual_seed(0), []
     for clean in latents.split(125):
         noise = torch.randn(clean.shape, generator=generator)
-        t = torch.randint(len(alpha_bars), (len(clean),), generator=generator)
-        keep = alpha_bars.cpu()[t].view(-1, 1, 1, 1)
-        z = (keep.sqrt() * clean + (1 - keep).sqrt() * noise).contiguous(memory_format=torch.channels_last)
+        t = torch.randint(len(scheduler), (len(clean),), generator=generator)
+        z = scheduler.add_noise(clean, noise, t).contiguous(memory_format=torch.channels_last)
         errors.append((predict(z, t).float().cpu() - noise).square().mean((1, 2, 3)))
     return float(torch.cat(errors).mean())
 
@@ -122,9 +121,7 @@ def measure(models: Path, judge: Encoder, photographs: Path, samples: Tensor) ->
         rows.append(Measured("prior", f"kept_{name}", kept(encoder, held_out, reconstructions)))
     latents = vae.encode(prior.vae, held_out) * prior.vae.config.scaling_factor
     prompt, _ = prior.encode_prompt("", "cpu", 1, False)
-    error = noise_error(
-        lambda z, t: prior.unet(z, t, prompt.expand(len(z), -1, -1)).sample, latents, prior.scheduler.alphas_cumprod
-    )
+    error = noise_error(lambda z, t: prior.unet(z, t, prompt.expand(len(z), -1, -1)).sample, latents, prior.scheduler)
     rows.append(Measured("prior", "noise_error", error))
 
     samples = samples[: len(held_out)]

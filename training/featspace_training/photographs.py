@@ -28,7 +28,7 @@ def run(archive: Path, classes: Path, out: Path) -> None:
     if not annotations.is_file():
         raise FeatspaceError(f"{annotations}: no such file; name the unpacked folder tiny-imagenet-200")
     table = [line.split("\t")[:2] for line in annotations.read_text().splitlines()]
-    with atomic_dir(out) as aside:
+    with atomic_dir(out) as partial:
         splits: dict[str, list] = {"train": [], "val": []}
         for row in tqdm(rows, desc="photographs", unit="class"):
             images = archive / "train" / row["wnid"] / "images"
@@ -38,8 +38,8 @@ def run(archive: Path, classes: Path, out: Path) -> None:
             splits["train"] += [_encoded(path, row["label"]) for path in sorted(images.iterdir())]
             splits["val"] += [_encoded(path, row["label"]) for path in held_out]
         for split, found in splits.items():
-            pd.DataFrame(found).to_parquet(aside / f"{split}.parquet", index=False)
-        (aside / "classes.json").write_text(classes.read_text())
+            pd.DataFrame(found).to_parquet(partial / f"{split}.parquet", index=False)
+        (partial / "classes.json").write_text(classes.read_text())
 
 
 def _encoded(path: Path, label: int) -> dict:

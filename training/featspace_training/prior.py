@@ -13,6 +13,7 @@ from pathlib import Path
 import open_clip
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.training_utils import compute_snr
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.nn import functional as F
@@ -23,8 +24,9 @@ from featspace.utils.devices import choose_device
 from featspace.utils.errors import FeatspaceError
 from featspace.utils.files import atomic_dir, atomic_file
 from featspace_training import data
-from featspace_training.loop import Recipe, fit
+from featspace_training.loop import fit
 from featspace_training.measures import noise_error
+from featspace_training.recipe import Recipe
 from featspace_training.teacher import Teacher, TeacherRecipe
 from featspace_training.vae import encode
 
@@ -97,21 +99,20 @@ def run(recipe: PriorRecipe, photographs: Path, vae: Path, checkpoint: Path, cur
         text.load_state_dict(first.text_encoder.state_dict())
     model = Denoiser(unet, text, captions, aligned=0 if maps is None else maps.shape[1])
     scheduler = DDIMScheduler(**SCHEDULE)
-    alphas = scheduler.alphas_cumprod.to(where)
+    training_scheduler = DDIMScheduler(**SCHEDULE)
+    training_scheduler.alphas_cumprod = training_scheduler.alphas_cumprod.to(where)  # where a replayed step reads it
 
-    def noised(clean, steps, noise):
-        keep = alphas[steps].view(-1, 1, 1, 1)
-        return (keep.sqrt() * clean + (1 - keep).sqrt() * noise).contiguous(memory_format=torch.channels_last)
-
-    def loss(model, indices, generator):
+    def loss(model, batch, generator):
+        (indices,) = batch
         clean, count = latents[indices], len(indices)
         noise = torch.randn(clean.shape, generator=generator, device=where)
-        steps = torch.randint(len(alphas), (count,), generator=generator, device=where)
+        steps = torch.randint(len(scheduler), (count,), generator=generator, device=where)
         drop = torch.rand(count, generator=generator, device=where) < recipe.drop_caption
         which = torch.where(drop, len(names), labels[indices])
-        predicted, aligned = model(noised(clean, steps, noise), steps, which)
+        noisy = training_scheduler.add_noise(clean, noise, steps).contiguous(memory_format=torch.channels_last)
+        predicted, aligned = model(noisy, steps, which)
         error = (predicted.float() - noise).square().mean((1, 2, 3))
-        snr = (alphas / (1 - alphas))[steps]
+        snr = compute_snr(training_scheduler, steps)
         value = (error * snr.clamp(max=recipe.min_snr) / snr).mean()  # Hang et al. 2023, for noise prediction
         if maps is not None:
             seen = maps[indices % len(maps)].float()
@@ -124,9 +125,9 @@ def run(recipe: PriorRecipe, photographs: Path, vae: Path, checkpoint: Path, cur
         def predict(z, t):
             return model(z.to(where), t.to(where), torch.full_like(t, len(names), device=where))[0]
 
-        return {"held_out_error": noise_error(predict, held_out[: len(held_out) // 2], alphas)}
+        return {"held_out_error": noise_error(predict, held_out[: len(held_out) // 2], scheduler)}
 
-    model = fit(model, loss, evaluate, recipe, len(latents), checkpoint, curve)
+    model = fit(model, loss, evaluate, recipe, data.Indices(len(latents)), checkpoint, curve)
     pipeline = StableDiffusionPipeline(
         vae=autoencoder.half(),
         text_encoder=model.text.half(),
@@ -137,8 +138,8 @@ def run(recipe: PriorRecipe, photographs: Path, vae: Path, checkpoint: Path, cur
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    with atomic_dir(out) as aside:
-        pipeline.save_pretrained(aside)
+    with atomic_dir(out) as partial:
+        pipeline.save_pretrained(partial)
 
 
 def clip_tokenizer(length: int) -> CLIPTokenizer:
@@ -181,6 +182,6 @@ def _prepare(recipe: PriorRecipe, vae: AutoencoderKL, photographs: Path, checkpo
         with torch.no_grad():
             last = [teacher.maps(data.to_unit(part.to(where)))[-1].half().cpu() for part in train.split(64)]
         made["maps"] = torch.cat(last)
-    with atomic_file(file) as aside:
-        save_file({name: value.contiguous() for name, value in made.items()}, aside, made_of)
+    with atomic_file(file) as partial:
+        save_file({name: value.contiguous() for name, value in made.items()}, partial, made_of)
     return made

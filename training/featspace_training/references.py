@@ -23,8 +23,8 @@ def run(params_file: Path, name: str, photographs: Path, out: Path) -> None:
     encoder = load_encoder(own.network, params.root, layer=own.layer)
     images, _ = data.load_split(photographs, "val")
     features = torch.cat([encoder(data.to_unit(part)) for part in images.split(64)])
-    with atomic_file(out) as aside:
-        save_file({"features": features.half()}, aside)
+    with atomic_file(out) as partial:
+        save_file({"features": features.half()}, partial)
 
 
 if __name__ == "__main__":

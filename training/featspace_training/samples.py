@@ -13,7 +13,7 @@ from tqdm import tqdm
 from featspace.utils.devices import choose_device
 from featspace.utils.errors import FeatspaceError
 from featspace.utils.files import atomic_file
-from featspace_training.loop import mixed_precision
+from featspace_training.step import mixed_precision
 
 STEPS = 50
 """Of DDIM."""
@@ -43,7 +43,7 @@ def run(prior: Path, count: int, out: Path) -> None:
                 output_type="np",
             ).images
         parts.append((images * 255).round().astype(np.uint8))
-    with atomic_file(out) as aside, open(aside, "wb") as file:
+    with atomic_file(out) as partial, open(partial, "wb") as file:
         np.save(file, np.concatenate(parts))
 
 

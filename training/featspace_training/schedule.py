@@ -20,7 +20,9 @@ import typer
 from featspace.utils.devices import choose_device
 from featspace.utils.errors import FeatspaceError
 from featspace_training.__main__ import read_recipe, train
-from featspace_training.loop import Paused, Recipe, standing
+from featspace_training.checkpoint import steps_taken
+from featspace_training.loop import Paused
+from featspace_training.recipe import Recipe
 
 ORDER = ("vae", "vit", "clip", "prior")
 """The prior is trained on the autoencoder's latents."""
@@ -47,7 +49,7 @@ def run(
     checkpoints.mkdir(parents=True, exist_ok=True)
     for name, recipe in recipes.items():
         file = checkpoints / f"{name}.pt"
-        done = standing(file, recipe)
+        done = steps_taken(file, recipe)
         typer.echo(_line(name, recipe, done))
         if done == recipe.steps and (checkpoints / name).is_dir():
             continue
@@ -64,7 +66,7 @@ def run(
                 seconds=max(1e-9, end - time.monotonic()),
             )
         except (Paused, KeyboardInterrupt) as stopped:
-            typer.echo(f"{_line(name, recipe, standing(file, recipe))}; the same command goes on")
+            typer.echo(f"{_line(name, recipe, steps_taken(file, recipe))}; the same command goes on")
             raise SystemExit(130 if isinstance(stopped, KeyboardInterrupt) else 0) from None
         typer.echo(_line(name, recipe, recipe.steps))
 

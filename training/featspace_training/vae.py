@@ -7,11 +7,14 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL
 from torch.nn import functional as F
+from torchvision.transforms import v2
 
 from featspace.utils.devices import choose_device
 from featspace.utils.files import atomic_dir
 from featspace_training import data
-from featspace_training.loop import Recipe, fit, mixed_precision
+from featspace_training.loop import fit
+from featspace_training.recipe import Recipe
+from featspace_training.step import mixed_precision
 from featspace_training.teacher import Teacher, TeacherRecipe, perceptual_error
 
 
@@ -48,7 +51,9 @@ class _Roundtrip(torch.nn.Module):
 def run(recipe: VAERecipe, photographs: Path, checkpoint: Path, curve: Path, out: Path) -> None:
     """Trains on the training split, mirrored half of the time; writes the diffusers folder `out`, float16."""
     where = choose_device()
-    train, held_out = (data.load_split(photographs, split)[0].to(where) for split in ("train", "val"))
+    train, labels = data.load_split(photographs, "train")
+    samples = data.Augmented(train, labels, v2.RandomHorizontalFlip())
+    held_out, _ = data.load_split(photographs, "val")
     torch.manual_seed(recipe.seed)
     model = AutoencoderKL(**recipe.model)
     if (start := recipe.first(checkpoint)) is not None:
@@ -60,10 +65,8 @@ def run(recipe: VAERecipe, photographs: Path, checkpoint: Path, curve: Path, out
     teacher = None if taught is None else Teacher(taught.network, taught.size, where)
     scale = 2 ** (len(model.config.block_out_channels) - 1)
 
-    def loss(model, indices, generator):
-        images = _batch(train[indices])
-        flip = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device) < 0.5
-        images = torch.where(flip, images.flip(-1), images)
+    def loss(model, batch, generator):
+        images = _batch(batch[0])
         shape = len(images), recipe.model["latent_channels"], *(side // scale for side in images.shape[2:])
         decoded, mean, logvar = model(images, torch.randn(shape, generator=generator, device=where))
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
@@ -75,11 +78,11 @@ def run(recipe: VAERecipe, photographs: Path, checkpoint: Path, curve: Path, out
     def evaluate(model) -> dict[str, float]:
         return {"psnr": psnr(model.autoencoder, held_out)}
 
-    model = fit(_Roundtrip(model), loss, evaluate, recipe, len(train), checkpoint, curve).autoencoder
+    model = fit(_Roundtrip(model), loss, evaluate, recipe, samples, checkpoint, curve).autoencoder
     latents = encode(model, train[:5000])  # to the same scale where the encoder is frozen
     model.register_to_config(scaling_factor=round(float(1 / latents.std()), 5))
-    with atomic_dir(out) as aside:
-        model.half().save_pretrained(aside)
+    with atomic_dir(out) as partial:
+        model.half().save_pretrained(partial)
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 
-from featspace.data.features import look
+from featspace.data.features import feature_and_class, feature_and_classes
 from featspace.encoders.encoder import Encoder
 from featspace.metrics.similarity import cosine_similarity, squared_distance
 from featspace.priors.prior import Prior
@@ -28,7 +28,7 @@ def denoising_error(prior: Prior, images: torch.Tensor) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     latents, errors = prior.encode(images * 2 - 1), []
     for t in LEVELS:
-        bar = float(prior.alpha_bars[t])
+        bar = float(prior.alphas_cumprod[t])
         for _ in range(NOISES):
             noise = torch.randn(prior.latent_shape, generator=generator).to(latents)[None]
             seen = prior.predict_noise(bar**0.5 * latents + (1 - bar) ** 0.5 * noise, t)
@@ -56,10 +56,9 @@ class Measure:
         self.usual = sum(self._error(photograph) for photograph in photographs) / len(photographs)
 
     def truth(self, photograph: Image.Image) -> Truth:
-        feature, _ = look(self.encoder, photograph)
-        copy, _ = look(self.encoder, jpeg_copy(photograph, JPEG))
-        judged, _ = look(self.judge, photograph)
-        return Truth(feature, squared_distance(copy, feature).item(), judged, self._top5(photograph))
+        feature, _ = feature_and_class(self.encoder, photograph)
+        copy, _ = feature_and_class(self.encoder, jpeg_copy(photograph, JPEG))
+        return Truth(feature, squared_distance(copy, feature).item(), *feature_and_classes(self.judge, photograph, 5))
 
     def __call__(self, image: Image.Image, truth: Truth) -> dict[str, float | None]:
         """`cosine` and `distance`, squared, of its feature to f*; `ratio`, that over the JPEG copy's.
@@ -68,9 +67,9 @@ class Measure:
         0, and `judge_top5`, if the photograph's is among its five likeliest; None without a classifier. `error`: the
         `denoising_error`, over that of photographs.
         """
-        feature, _ = look(self.encoder, image)
-        judged, _ = look(self.judge, image)
-        classes, distance = self._top5(image), squared_distance(feature, truth.feature).item()
+        feature, _ = feature_and_class(self.encoder, image)
+        judged, classes = feature_and_classes(self.judge, image, 5)
+        distance = squared_distance(feature, truth.feature).item()
         return {
             "cosine": cosine_similarity(feature, truth.feature).item(),
             "distance": distance,
@@ -80,13 +79,6 @@ class Measure:
             "judge_top5": int(truth.top5[0] in classes) if classes else None,
             "error": self._error(image) / self.usual,
         }
-
-    @torch.inference_mode()
-    def _top5(self, image: Image.Image) -> list[int]:
-        if not self.judge.has_classifier:
-            return []
-        logits = self.judge.classify(_batch(image, self.judge))[0]
-        return logits.topk(min(5, len(logits))).indices.tolist()
 
     def _error(self, image: Image.Image) -> float:
         return denoising_error(self.prior, _batch(image, self.encoder)).item()

@@ -16,18 +16,19 @@ from tqdm import tqdm
 from featspace.benchmark.identity import code_sum, identity_of
 from featspace.benchmark.measure import Measure
 from featspace.benchmark.methods import AUTOENCODER, METHODS
+from featspace.benchmark.methods import compared as compared_methods
 from featspace.benchmark.summary import chosen_weights
 from featspace.config.benchmark import BenchParams, Images
 from featspace.data.targets import read_targets
 from featspace.encoders.encoder import load_encoder
-from featspace.methods.baselines import Problem
-from featspace.methods.distance import FeatureDistance, as_saved
-from featspace.pipelines.feature_decoding import load_pipeline
-from featspace.stages.decode import seed_of
+from featspace.methods.saved import as_saved
+from featspace.pipelines.loading import load_pipeline
+from featspace.pipelines.problem import problem_of
 from featspace.utils.devices import choose_device, device_name, weights_sum
 from featspace.utils.errors import FeatspaceError, UsageError, suggest
 from featspace.utils.files import atomic_file, sha256
 from featspace.utils.images import read_image, save_png, to_tensor
+from featspace.utils.seeds import seed_of
 from featspace.utils.tables import BENCH, read_table, write_table
 
 TABLE = "images.csv"
@@ -139,12 +140,11 @@ class _Bench:
             "encoder": [network, self.settings.layer, self.encoder.input_size, self.settings.clip_std],
             "judge": weights_sum(judge.model),
             "prior": weights_sum(pipeline.unet, pipeline.vae, pipeline.text_encoder),
-            "schedule": [self.prior.prediction_type, self.prior.alpha_bars.sum().item()],
+            "schedule": [self.prior.prediction_type, self.prior.alphas_cumprod.sum().item()],
             "photographs": {id: sha256(targets / f"{id}.png") for id in self.photographs},
         }
-        modules = {method: METHODS[method].decode.__module__ for method in METHODS} | {
-            AUTOENCODER: "featspace.priors.prior"
-        }
+        modules = {method: f"featspace.methods.{way.module}" for method, way in METHODS.items()}
+        modules[AUTOENCODER] = "featspace.priors.prior"
         code = {module: code_sum(module) for module in set(modules.values())}
         self.identities = {method: identity_of(**parts, code=code[module]) for method, module in modules.items()}
         self.rows: dict[Key, dict] = self._read()
@@ -183,21 +183,10 @@ class _Bench:
             with torch.no_grad():
                 return as_saved(self.prior.decode(self.prior.encode(photographs * 2 - 1)))
         features = torch.stack([self.truths[id].feature for id in ids]).to(self.device)
-        problem = Problem(
-            self.prior.predict_noise,
-            self.prior.decode,
-            FeatureDistance(self.encoder, features).encode,
-            features,
-            self.prior.alpha_bars,
-            [torch.Generator().manual_seed(seed_of(self.params.seed, id, sample)) for _, id, sample in keys],
-            self.prior.latent_shape,
-            (3, self.prior.image_size, self.prior.image_size),
-            self.settings.clip_std,
-            len(self.encoder.shape) > 1,
-            self.device,
-        )
-        METHODS[job.method].decode(problem, job.evaluations, job.weight)
-        return as_saved(problem.nearest()[0])
+        generators = [torch.Generator().manual_seed(seed_of(self.params.seed, id, sample)) for _, id, sample in keys]
+        problem = problem_of(self.prior, self.encoder, features, generators, copies=len(self.encoder.shape) == 1)
+        decode = compared_methods(self.settings.clip_std)[job.method].decode
+        return as_saved(decode(problem, job.evaluations, job.weight).images)
 
     def table(self, keys: Collection[Key] | None = None) -> pd.DataFrame:
         """The rows of `keys`, by default of all, in an order that does not depend on when they were decoded."""

@@ -16,12 +16,13 @@ from tqdm import tqdm
 
 from featspace.config.params import EncoderParams, Profile
 from featspace.encoders.encoder import Encoder, load_encoder
-from featspace.methods.distance import FeatureDistance
-from featspace.methods.self_recurrence import Schedule, guided_decode
-from featspace.pipelines.feature_decoding import load_pipeline
+from featspace.methods.self_recurrence import Schedule, sample_with_recurrence
+from featspace.pipelines.loading import load_pipeline
+from featspace.pipelines.problem import problem_of
 from featspace.priors.architectures import blank_prior
 from featspace.priors.prior import Prior
-from featspace.stages.plan import T, evaluation_cost, matrix_rate
+from featspace.stages.memory import T, evaluation_cost
+from featspace.stages.plan import matrix_rate
 from featspace.utils.devices import GIB, choose_device, device_name
 from featspace.utils.tables import write_table
 
@@ -132,22 +133,16 @@ def _measure(
 
 def _times(prior: Prior, encoder: Encoder, batch: int, device: torch.device, count: int) -> Iterator[float]:
     """Seconds of each of `count` guided evaluations of a batch, at one noise level."""
-    alpha_bar = float(prior.alpha_bars[T])
-    schedule = Schedule([T], [alpha_bar], [1 - alpha_bar], [count])
-    generator = torch.Generator(device).manual_seed(0)
+    alpha = float(prior.alphas_cumprod[T])
+    schedule = Schedule([T], [alpha], [1 - alpha], [count])
+    generators = [torch.Generator(device).manual_seed(seed) for seed in range(batch)]
+    problem = problem_of(prior, encoder, torch.zeros(batch, encoder.dim, device=device), generators)
     stamps = [time.perf_counter()]
 
     def stamp(_) -> None:
         stamps.append(_now(device))
 
-    guided_decode(
-        prior.predict_noise,
-        prior.decode,
-        FeatureDistance(encoder, torch.zeros(batch, encoder.dim, device=device)),
-        lambda: torch.randn(batch, *prior.latent_shape, generator=generator, device=device),
-        schedule,
-        callback=stamp,
-    )
+    sample_with_recurrence(problem, schedule, callback=stamp)
     yield from (after - before for before, after in zip(stamps, stamps[1:], strict=False))
 
 

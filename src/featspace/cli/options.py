@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,3 +57,11 @@ def open_network(params: Params, profile: Profile, network: str, layer: str | No
     from featspace.utils.devices import choose_device
 
     return load_encoder(network, params.root, layer=layer).to(choose_device(profile.decode.device))
+
+
+def keep_freed_memory() -> None:
+    """Has glibc keep what is freed, where it would map and clear every large tensor anew."""
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: large blocks from the heap too
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap is not given back

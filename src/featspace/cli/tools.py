@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from featspace.cli.options import Layer, ParamsFile, ProfileName, app, open_profile
+from featspace.cli.options import Layer, ParamsFile, ProfileName, app, keep_freed_memory, open_profile
 
 
 @app.command()
@@ -85,6 +85,7 @@ def decode(
         for line in describe(loaded, chosen, encoder_params(chosen, encoder, layer), sources, text, settings):
             typer.echo(line)
         return
+    keep_freed_memory()
     table = run_decode(loaded, chosen, encoder, sources, text, out, settings, weight, layer)
     for row in table.itertuples():
         typer.echo(f"{out / f'{row.id}-{row.sample}.png'}  distance {row.saved_distance:.4g}  cosine {row.cosine:.4f}")

@@ -116,13 +116,13 @@ def gather_features(
     return features, photographs
 
 
-def look(encoder: Encoder, image: Image.Image) -> tuple[Tensor, int | None]:
+def feature_and_class(encoder: Encoder, image: Image.Image) -> tuple[Tensor, int | None]:
     """The feature of an image, (D,) float32 on the CPU, and its top-1 class, None without a classifier."""
-    feature, classes = look_at_classes(encoder, image)
+    feature, classes = feature_and_classes(encoder, image)
     return feature, classes[0] if classes else None
 
 
-def look_at_classes(encoder: Encoder, image: Image.Image, count: int = 1) -> tuple[Tensor, list[int]]:
+def feature_and_classes(encoder: Encoder, image: Image.Image, count: int = 1) -> tuple[Tensor, list[int]]:
     """The feature of an image, (D,) float32 on the CPU, and its first `count` classes, none without a classifier.
 
     One image at a time and without TF32: the numbers depend neither on a batch nor on a GPU's shortcuts.

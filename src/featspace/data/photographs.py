@@ -1,28 +1,37 @@
-"""Labelled photographs: ImageNet's folders (train and val, in each a folder a class), or parquet files of images."""
+"""Labelled photographs: ImageNet's folders (train and val, in each a folder a class), or parquet files of images.
+
+And how a training draws them: in which order, and which crops of them. All that is random follows from a seed, so that
+a training that goes on draws what an uninterrupted one would.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
-import math
-import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet as pq
+import torch
 from PIL import Image
+from torch.utils.data import Sampler
+from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import is_image_file
+from torchvision.transforms import v2
 from tqdm import tqdm
 
 from featspace.data.targets import slug
 from featspace.utils.errors import FeatspaceError, one_line
 from featspace.utils.images import read_image
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 NAMED = 5
 """Of broken files."""
+LARGEST = 2**63
+"""What a generator's seed stays under."""
 
 
 class Photographs:
@@ -96,23 +105,29 @@ def open_photographs(folder: Path | None, split: str) -> Photographs:
         return _from_table(table)
     if not images.is_dir():
         raise FeatspaceError(f"{images}: no such folder of photographs; set featinv.training.photographs")
-    classes = sorted(path.name for path in images.iterdir() if path.is_dir())
-    loose = [path for path in images.iterdir() if path.suffix.lower() in SUFFIXES]
+    loose = [path.name for path in images.iterdir() if is_image_file(path.name)]
     if loose:
         raise FeatspaceError(
-            f"{images}: {len(loose)} images lie outside of class folders, such as {min(loose).name}; sort them into a "
+            f"{images}: {len(loose)} images lie outside of class folders, such as {min(loose)}; sort them into a "
             "folder a class"
         )
-    if not classes:
-        raise FeatspaceError(f"{images}: holds no class folders; name a folder whose {split} has a folder a class")
-    files, labels = [], []
-    for label, name in enumerate(classes):
-        found = sorted(path for path in (images / name).iterdir() if path.suffix.lower() in SUFFIXES)
-        if not found:
-            raise FeatspaceError(f"{images / name}: holds no images; complete or remove the folder")
-        files += found
-        labels += [label] * len(found)
-    return Photographs(files, [path.relative_to(folder).as_posix() for path in files], labels, classes)
+    return _from_folders(images)
+
+
+def _from_folders(images: Path) -> Photographs:
+    try:
+        found = ImageFolder(images, allow_empty=True)
+    except FileNotFoundError as error:
+        split = images.name
+        reason = f"holds no class folders; name a folder whose {split} has a folder a class"
+        raise FeatspaceError(f"{images}: {reason}") from error
+    empty = sorted(set(found.classes) - {found.classes[label] for label in found.targets})
+    if empty:
+        raise FeatspaceError(f"{images / empty[0]}: holds no images; complete or remove the folder")
+    files = [Path(path) for path, _ in found.samples]
+    return Photographs(
+        files, [path.relative_to(images.parent).as_posix() for path in files], found.targets, found.classes
+    )
 
 
 def _from_table(path: Path) -> Photographs:
@@ -139,21 +154,49 @@ def _broken(source: Path | bytes) -> bool:
         return True
 
 
-def random_crop(image: Image.Image, size: int, min_scale: float, draw: random.Random) -> Image.Image:
-    """A random resized crop of `size` pixels a side, mirrored half of the time, as torchvision's RandomResizedCrop.
+class Batches(Sampler[list[tuple[int, int]]]):
+    """(index, seed) of the photographs of each step from `first` to `steps`: the batches of a DataLoader.
+
+    An epoch is a permutation drawn from (seed, epoch), and each photograph's own seed follows from `seed` and its place
+    in the training. `share` is a process' own of each step, computed in `parts`, each of which is a batch.
+    """
+
+    def __init__(
+        self, first: int, steps: int, batch: int, count: int, seed: int, share: slice = slice(None), parts: int = 1
+    ):
+        self.first, self.steps, self.batch, self.count, self.seed = first, steps, batch, count, seed
+        self.share, self.parts = share, parts
+
+    def __len__(self) -> int:
+        return (self.steps - self.first) * self.parts
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch, order = -1, torch.empty(0)
+        for step in range(self.first, self.steps):
+            items = []
+            for place in range(step * self.batch, (step + 1) * self.batch):
+                if place // self.count != epoch:
+                    epoch = place // self.count
+                    generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % LARGEST)
+                    order = torch.randperm(self.count, generator=generator)
+                items.append((int(order[place % self.count]), (self.seed * 1_000_003_000_003 + place) % LARGEST))
+            items = items[self.share]
+            size = len(items) // self.parts
+            yield from (items[start : start + size] for start in range(0, len(items), size))
+
+
+def random_crop(size: int, min_scale: float) -> v2.Transform:
+    """A random resized crop of `size` pixels a side, mirrored half of the time; it draws inside `seeded`.
 
     Its area is uniform in [min_scale, 1] of the image's, its aspect log-uniform in [3/4, 4/3].
     """
-    width, height = image.size
-    for _ in range(10):
-        area = draw.uniform(min_scale, 1) * width * height
-        aspect = math.exp(draw.uniform(math.log(3 / 4), math.log(4 / 3)))
-        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if 0 < w <= width and 0 < h <= height:
-            left, top = draw.randint(0, width - w), draw.randint(0, height - h)
-            break
-    else:
-        w = h = min(width, height)
-        left, top = (width - w) // 2, (height - h) // 2
-    crop = image.resize((size, size), Image.Resampling.BICUBIC, (left, top, left + w, top + h))
-    return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if draw.random() < 0.5 else crop
+    crop = v2.RandomResizedCrop(size, (min_scale, 1.0), interpolation=v2.InterpolationMode.BICUBIC)
+    return v2.Compose([crop, v2.RandomHorizontalFlip()])
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within it torch's global generator of the CPU, from which torchvision's transforms draw, begins at `seed`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach the GPU's, too
+        yield

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from featspace.encoders.adapters import Network
-from featspace.encoders.feature_maps import POOLED, UNPOOLED, at_layer, unpooled
+from featspace.encoders.feature_maps import POOLED
 from featspace.encoders.folding import fold_batch_norms
 from featspace.hub import is_published, resolve
 from featspace.utils.errors import FeatspaceError, UsageError, one_line
@@ -46,10 +46,14 @@ class Encoder(nn.Module):
         self.requires_grad_(False).eval()
         if next(self.model.parameters()).device.type != "meta":
             self._hasten()
+        self._map = None
         self.shape: tuple[int, ...] = (network.dim,)
         if layer is not None or input_size is not None:  # also finds out what the network does not take
-            place = {"device": next(self.model.parameters()).device}
-            self.shape = tuple(self.spatial(torch.zeros(1, 3, *self.input_size, **place)).shape[1:])
+            blank = torch.zeros(2, 3, *self.input_size, device=next(self.model.parameters()).device)
+            if layer is not None:
+                with torch.no_grad(), _no_autocast(blank.device):
+                    self._map = network.maps(self._trunk(self.model), layer, self._inputs(blank))
+            self.shape = tuple(self.spatial(blank[:1]).shape[1:])
             self.shape = self.shape[:1] if layer is None else self.shape
         self.dim = math.prod(self.shape)
 
@@ -97,11 +101,9 @@ class Encoder(nn.Module):
         """Maps (N, C, h, w) in float32 at `layer`; without one the feature itself as a map of one position."""
         with _no_autocast(images.device):
             inputs = self._inputs(images)
-            if self.layer is None:
+            if self._map is None:
                 return self._feature(self.model, inputs)[:, :, None, None].float()
-            trunk = self._trunk(self.model)
-            found = unpooled(trunk, inputs) if self.layer == UNPOOLED else at_layer(trunk, inputs, self.layer)
-            return found.float()
+            return self._map(self._trunk(self.model), inputs).float()
 
     def pooled(self, images: Tensor) -> Tensor:
         """The network's own feature (N, D) in float32 of images as for `forward`, whatever `layer` is."""

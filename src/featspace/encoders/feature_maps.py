@@ -1,113 +1,115 @@
-"""Feature maps of any network: a layer's output as (N, C, h, w), whatever the library and the kind of network."""
+"""Feature maps of any network: a layer's output as (N, C, h, w), by what the network's library says of it.
+
+A map that is read in a wrong layout still looks like one. So the layout is what the library says (`adapters.Layers`) or
+is established when the network is loaded; a layer whose layout cannot be known is refused.
+"""
 
 from __future__ import annotations
 
-import math
-from contextlib import ExitStack
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from featspace.encoders.adapters import Layers, Tokens
 from featspace.utils.errors import FeatspaceError, UsageError, suggest
 
 UNPOOLED = "unpooled"
 """As a layer's name: what the network pools, or reads the class token of, to make its feature."""
 POOLED = "pooled"
 """As a layer's name: no layer, but the network's own feature."""
+CHANNELS_FIRST = (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+"""Modules of torch whose outputs are (N, C, h, w) by definition."""
+
+Read = Callable[[Any, Tensor], Any]
+"""The part of a network that looks at images, and preprocessed inputs (N, 3, H, W) -> what a layer gives."""
 
 
-def unpooled(trunk: nn.Module, inputs: Tensor) -> Tensor:
-    """The map (N, C, h, w) from which the network makes its feature, of preprocessed `inputs` (N, 3, H, W).
+class FeatureMap(NamedTuple):
+    """Called with what `read` is given: a layer's output as (N, C, h, w)."""
 
-    `trunk` is the part of the network that looks at images. Of a transformer it is the last layer's tokens as a grid,
-    after the norm where the network norms all of them. Raises FeatspaceError if the network has no such map.
+    read: Read
+    tokens: Tokens | None = None
+    channels_last: bool = False
+
+    def __call__(self, trunk: nn.Module, inputs: Tensor) -> Tensor:
+        output = _tensor(self.read(trunk, inputs))
+        if self.tokens is not None:
+            return output[:, self.tokens.prefix :].transpose(1, 2).unflatten(2, self.tokens.grid)
+        return output.permute(0, 3, 1, 2) if self.channels_last else output
+
+
+def at_layer(trunk: nn.Module, layer: str, inputs: Tensor, layers: Layers, read: Read | None = None) -> FeatureMap:
+    """What `read`, or else the module `layer`, gives as a map, for inputs of this size.
+
+    Of `inputs` there are at least two, which tells maps from tables. Raises UsageError if there is no such module, or
+    the layout of what it gives cannot be known; FeatspaceError if that is no map, or the module is not used.
     """
-    if hasattr(trunk, "forward_features"):  # timm
-        return as_map(trunk.forward_features(inputs), trunk, inputs)
-    if hasattr(trunk, "trunk"):  # timm inside open_clip
-        return as_map(trunk.trunk.forward_features(inputs), trunk.trunk, inputs)
-    if hasattr(trunk, "attnpool"):  # CLIP's ResNet
-        return at_layer(trunk, inputs, "layer4")
-    if hasattr(trunk, "config"):  # transformers
-        return as_map(trunk(inputs), trunk, inputs)
-    pools = [name for name, module in trunk.named_modules() if isinstance(module, nn.AdaptiveAvgPool2d)]
-    if pools:  # torchvision
-        return as_map(_seen(trunk, inputs, pools[-1], given=True), None, inputs)
-    layer = next((name for name in ("transformer", "encoder") if hasattr(trunk, name)), None)
-    if layer is None:
-        raise FeatspaceError(f"{type(trunk).__name__}: what it pools is not known; name a layer instead")
-    return at_layer(trunk, inputs, layer)
-
-
-def at_layer(trunk: nn.Module, inputs: Tensor, layer: str) -> Tensor:
-    """The output (N, C, h, w) of the module `layer` of `trunk`, given `inputs` (N, 3, H, W).
-
-    Raises UsageError for an unknown layer, FeatspaceError if its output is no map.
-    """
-    known = dict(trunk.named_modules())
-    if layer not in known or not layer:
-        top = ", ".join(name for name, _ in trunk.named_children())
-        hint = suggest(layer, known) or f"; among its layers are {top}"
+    modules = dict(trunk.named_modules())
+    if layer != UNPOOLED and layer not in modules or not layer:
+        hint = suggest(layer, modules) or f"; among its layers are {', '.join(dict(trunk.named_children()))}"
         raise UsageError(f"layer {layer!r}: {type(trunk).__name__} has none of that name{hint}")
-    output = _seen(trunk, inputs, layer)
-    try:
-        return as_map(output, trunk, inputs)
-    except FeatspaceError as error:
-        raise FeatspaceError(f"layer {layer!r}: {error}; name a layer before it, or {UNPOOLED}") from None
+    read = read or partial(output_of, layer=layer)
+    output = _tensor(read(trunk, inputs))
+    if output is None or output.ndim not in (3, 4):
+        found = "of several parts" if output is None else f"of shape (N, {', '.join(map(str, output.shape[1:]))})"
+        advice = "name a layer before it" + (f", or {UNPOOLED}" if layer != UNPOOLED else "")
+        raise FeatspaceError(f"layer {layer!r}: its output is {found}, neither a map nor tokens; {advice}")
+    if output.ndim == 3 and layers.tokens and output.shape[:2] == (len(inputs), layers.tokens.length):
+        return FeatureMap(read, layers.tokens)
+    if output.ndim == 4 and len(output) == len(inputs):
+        last = False if isinstance(modules.get(layer), CHANNELS_FIRST) else layers.channels_last
+        last = _channels_last(trunk, inputs, output, read) if last is None else last
+        if last is not None:
+            return FeatureMap(read, channels_last=last)
+    places = {name: place for place, name in enumerate([*modules, UNPOOLED])}
+    near = sorted(layers.names, key=lambda name: abs(places.get(name, len(places)) - places[layer]))[:2]
+    reason = f"which axes of its output {tuple(output.shape)} are places is not known"
+    raise UsageError(f"layer {layer!r}: {reason}; name {' or '.join(near)}")
 
 
-def as_map(output: Any, trunk: nn.Module | None, inputs: Tensor) -> Tensor:
-    """A layer's output as (N, C, h, w): a map as it is, channels brought to the front; tokens (N, L, C) as a grid.
+def _channels_last(trunk: nn.Module, inputs: Tensor, output: Tensor, read: Read) -> bool | None:
+    """Whether the channels of a map are its last axis: rows and columns grow with the image's. None: not known."""
+    height, width = inputs.shape[-2:]
+    grown = []
+    for size in ((2 * height, width), (height, 2 * width)):
+        try:
+            larger = _tensor(read(trunk, inputs.new_zeros(1, 3, *size)))
+        except Exception:  # a library raises any class for a size that its network does not take
+            return None
+        grown.append([axis for axis in (1, 2, 3) if larger.shape[axis] > output.shape[axis]])
+    return False if grown == [[2], [3]] else True if grown == [[1], [2]] else None
 
-    What comes before the grid's tokens (class token, registers) is dropped. Raises FeatspaceError for anything else.
+
+def output_of(trunk: nn.Module, inputs: Tensor, layer: str, given: bool = False) -> Any:
+    """What the module `layer` gives, or is `given`; what comes after it is not computed.
+
+    Raises FeatspaceError if the module is not used.
     """
-    if not isinstance(output, Tensor):  # tuples, and the outputs of transformers
-        output = output[0]
-    if not isinstance(output, Tensor):
-        raise FeatspaceError(f"its output holds a {type(output).__name__}, neither a map nor tokens")
-    if output.ndim == 4:
-        return output.permute(0, 3, 1, 2) if _channels_last(trunk) else output
-    if output.ndim != 3:
-        raise FeatspaceError(f"its output is of shape {tuple(output.shape)}, neither a map nor tokens")
-    if output.shape[0] != len(inputs):  # length first, as older transformers have it
-        output = output.transpose(0, 1)
-    height, width = _grid(output.shape[1], *inputs.shape[-2:])
-    return output[:, -height * width :].transpose(1, 2).unflatten(2, (height, width))
+    caught = []
 
+    def catch(_module: nn.Module, taken: tuple[Any, ...], made: Any = None) -> None:
+        caught.append(taken[0] if given else made)
+        raise _Reached
 
-def _grid(length: int, height: int, width: int) -> tuple[int, int]:
-    """The largest grid of the input's aspect ratio that `length` tokens fill, but for a few before it."""
-    divisor = math.gcd(height, width)
-    rows, columns = height // divisor, width // divisor
-    scale = math.isqrt(length // (rows * columns))
-    if scale == 0 or length - rows * columns * scale**2 > 8:
-        raise FeatspaceError(f"its {length} tokens are no grid of the input's {height}x{width}")
-    return rows * scale, columns * scale
-
-
-def _channels_last(trunk: nn.Module | None) -> bool:
-    named = str(getattr(trunk, "output_fmt", "")).upper()
-    return named.endswith("NHWC") or type(trunk).__name__ == "SwinTransformer" and not named
+    module = trunk.get_submodule(layer)
+    handle = module.register_forward_pre_hook(catch) if given else module.register_forward_hook(catch)
+    try:
+        trunk(inputs)
+    except _Reached:
+        return caught[0]
+    finally:
+        handle.remove()
+    raise FeatspaceError(f"layer {layer!r}: is not used when the network looks at an image; name another")
 
 
 class _Reached(Exception):
     pass
 
 
-def _seen(trunk: nn.Module, inputs: Tensor, layer: str, given: bool = False) -> Any:
-    """What a layer gives, or is `given`; what comes after it is not computed."""
-    caught = []
-
-    def catch(_module, taken, made=None):
-        caught.append(taken[0] if given else made)
-        raise _Reached
-
-    module = trunk.get_submodule(layer)
-    with ExitStack() as stack:
-        handle = module.register_forward_pre_hook(catch) if given else module.register_forward_hook(catch)
-        stack.callback(handle.remove)
-        try:
-            trunk(inputs)
-        except _Reached:
-            return caught[0]
-    raise FeatspaceError(f"layer {layer!r}: is not used when the network looks at an image; name another")
+def _tensor(output: Any) -> Any:
+    """The one tensor of an output, which may come in a tuple or in a class of transformers; None if there are more."""
+    parts = output.values() if isinstance(output, dict) else output if isinstance(output, (tuple, list)) else [output]
+    tensors = [part for part in parts if isinstance(part, Tensor)]
+    return tensors[0] if len(tensors) == 1 else None

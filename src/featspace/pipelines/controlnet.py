@@ -9,6 +9,7 @@ from pathlib import Path
 import diffusers
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
+from diffusers import ModelMixin  # noqa: F401 - where from_pretrained finds how to load what is defined here
 from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -22,7 +22,7 @@ class Prior:
         self.unet, self.vae, self.prompt = unet, vae, prompt
         self.prediction_type = scheduler.config.prediction_type
         betas = scheduler.betas.double()
-        self.alpha_bars = torch.cumprod(1 - betas, 0)
+        self.alphas_cumprod = torch.cumprod(1 - betas, 0)
         """ᾱ of each training timestep, (T,) float64."""
 
     @property
@@ -41,7 +41,7 @@ class Prior:
             made = f"the prior makes images of {self.image_size} pixels"
             raise UsageError(f"resolution is {resolution}, but {made}: set it to that, or name another prior")
 
-    def through(self, vae: AutoencoderKL | AutoencoderTiny) -> Prior:
+    def with_vae(self, vae: AutoencoderKL | AutoencoderTiny) -> Prior:
         """This prior with another autoencoder of the same latents."""
         other = copy.copy(self)
         other.vae = vae
@@ -52,8 +52,8 @@ class Prior:
         prompt = self.prompt.to(self.unet.dtype).expand(len(z), -1, -1)
         out = self.unet(z.to(self.unet.dtype), t, prompt).sample.to(z.dtype)
         if self.prediction_type == "v_prediction":
-            alpha_bar = float(self.alpha_bars[t])
-            return alpha_bar**0.5 * out + (1 - alpha_bar) ** 0.5 * z
+            alpha = float(self.alphas_cumprod[t])
+            return alpha**0.5 * out + (1 - alpha) ** 0.5 * z
         return out
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:

@@ -2,44 +2,38 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
+from diffusers import AutoencoderTiny
 from tqdm import tqdm
 
 from featspace.config.params import DecodeParams, EncoderParams, Params, Profile
-from featspace.data.features import gather_features, look
+from featspace.data.features import feature_and_class, gather_features
 from featspace.encoders.encoder import Encoder, load_encoder
-from featspace.methods.distance import as_saved
-from featspace.methods.self_recurrence import Decoded
+from featspace.methods import METHODS, evaluations_of
+from featspace.methods.problem import Decoded
+from featspace.methods.saved import as_saved
 from featspace.metrics.similarity import cosine_similarity, squared_distance
-from featspace.pipelines.feature_decoding import FeatureDecodingPipeline, load_pipeline, load_tiny_vae
-from featspace.stages.plan import check_memory, evaluations_of, fitting_batch, takes_copies
-from featspace.utils.devices import choose_device, free_memory
-from featspace.utils.errors import FeatspaceError, one_line
+from featspace.pipelines.feature_decoding import FeatureDecodingPipeline
+from featspace.pipelines.loading import load_pipeline, load_tiny_vae
+from featspace.stages.memory import check_memory, fitting_batch, recompute, spare_memory, takes_copies
+from featspace.utils.devices import choose_device, free_memory, weights_sum
+from featspace.utils.errors import FeatspaceError
 from featspace.utils.images import read_image, save_png
 from featspace.utils.resuming import Unfinished, resumable_dir
+from featspace.utils.seeds import seed_of
 from featspace.utils.tables import write_table
 
-
-def seed_of(seed: int, target: str, sample: int) -> int:
-    """The seed of one image's noise, from the run's seed, the target's id and the sample's index."""
-    digest = hashlib.sha256(f"{seed}/{target}/{sample}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
-
-
-def _keep_freed_memory() -> None:
-    """Has glibc keep what is freed, where it would map and clear every large tensor anew."""
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(-4, 0)  # M_MMAP_MAX: large blocks from the heap too
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap is not given back
+Job = tuple[str, int]
+"""A target's id and a sample's index."""
 
 
 def run_decode(
@@ -66,100 +60,130 @@ def run_decode(
     Where memory is short, fewer images are decoded at once. Raises UsageError or FeatspaceError for whatever cannot
     be read or decoded.
     """
-    _keep_freed_memory()
-    decode = decode or profile.decode
-    settings = encoder_params(profile, encoder, layer)
-    own = settings.guidance_weight if weight is None else weight
-    weight = decode.guidance_weight if own is None else own
-    device = choose_device(decode.device)
-    network = load_encoder(settings.network, params.root, layer=settings.layer).to(device)
-    features, photographs = gather_features(network, sources, texts, profile.resolution)
-    identity = {
-        "featspace": version("featspace"),
-        "decode": decode.model_dump(exclude={"batch"}),
-        "encoder": settings.model_dump(),
-        "weight": weight,
-        "prior": profile.prior,
-        "seed": params.seed,
-        "features": {name: hashlib.sha256(x.numpy().tobytes()).hexdigest() for name, x in features.items()},
-    }
-    with resumable_dir(out, identity) as work:
+    decoder, photographs = _open(params, profile, encoder, sources, texts, decode, weight, layer)
+    jobs = [(name, sample) for name in decoder.features for sample in range(decoder.decode.samples)]
+    with resumable_dir(out, decoder.identity()) as work:
         for name, image in photographs.items():
             save_png(work.folder / f"{name}.png", image)
-        pipeline = load_pipeline(profile.prior, params.root, decode.precision, device)
-        pipeline.prior().check_resolution(profile.resolution)
-        tiny_vae = None
-        if decode.preset == "fast" and decode.tiny_vae:
-            tiny_vae = load_tiny_vae(decode.tiny_vae, params.root, decode.precision, device)
-        jobs = [(name, sample) for name in features for sample in range(decode.samples)]
-        waiting = [job for job in jobs if not work.is_finished(_stem(job))]
-        evaluations = evaluations_of(decode, pipeline.prior().alpha_bars)
-        done = len(jobs) - len(waiting)
-        free, batch = free_memory(device), min(decode.batch, len(waiting))
-        batch = fitting_batch(pipeline.prior(), network, free, batch, decode.preset)
-        if waiting and batch == 0:
-            batch = _recompute(pipeline)
-            check_memory(pipeline.prior(), network, free, decode.preset)
-        total, start = evaluations * len(jobs), evaluations * done
-        with tqdm(total=total, initial=start, desc=f"decode {encoder}", unit="evaluation", smoothing=0) as progress:
-            while waiting:
-                part = waiting[:batch]
-                progress.n = evaluations * done  # after a part that did not fit the memory, back to its start
-                seeds = [seed_of(params.seed, *job) for job in part]
-                try:
-                    decoded = pipeline(
-                        torch.stack([features[name] for name, _ in part]),
-                        network,
-                        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-                        preset=decode.preset,
-                        tiny_vae=tiny_vae,
-                        copies=takes_copies(network, decode.preset),
-                        guidance_weight=weight,
-                        clip_std=settings.clip_std,
-                        callback_on_step_end=_Watch(progress, [_stem(job) for job in part]),
-                        output_type="pt",
-                        **decode.options,
-                    ).decoded
-                except (torch.OutOfMemoryError, MemoryError) as error:
-                    batch = _spare_memory(pipeline, len(part), error)
-                    continue
-                _save(part, seeds, decoded, work)
-                waiting, done = waiting[len(part) :], done + len(part)
+        _decode(decoder, jobs, work)
         table, trace = work.collect([_stem(job) for job in jobs])
-        table = _measured(table, features, network, work.folder)
+        table = _measured(table, decoder.features, decoder.encoder, work.folder)
         write_table(table, work.folder / "decoded.csv")
         trace.to_parquet(work.folder / "trace.parquet", index=False)
         return table
 
 
+@dataclass
+class _Decoder:
+    """Networks and settings of a run, and the features to decode, by target."""
+
+    name: str
+    seed: int
+    prior: str
+    decode: DecodeParams
+    settings: EncoderParams
+    weight: float
+    encoder: Encoder
+    pipeline: FeatureDecodingPipeline
+    tiny_vae: AutoencoderTiny | None
+    features: dict[str, torch.Tensor]
+
+    def identity(self) -> dict[str, Any]:
+        """All that the images depend on, in JSON values."""
+        networks = self.pipeline.unet, self.pipeline.vae, self.pipeline.text_encoder, self.encoder.model
+        tiny = [] if self.tiny_vae is None else [self.tiny_vae]
+        return {
+            "featspace": version("featspace"),
+            "decode": self.decode.model_dump(exclude={"batch"}),
+            "encoder": self.settings.model_dump(),
+            "weight": self.weight,
+            "prior": self.prior,
+            "weights": weights_sum(*networks, *tiny),
+            "seed": self.seed,
+            "features": {name: hashlib.sha256(x.numpy().tobytes()).hexdigest() for name, x in self.features.items()},
+        }
+
+    @property
+    def method(self) -> dict[str, Any]:
+        """What the preset takes."""
+        own = {} if self.decode.preset == "fast" else {"weight": self.weight, "clip_std": self.settings.clip_std}
+        return self.decode.options | own
+
+    @property
+    def evaluations(self) -> int:
+        """Of one image, at most."""
+        return evaluations_of(METHODS[self.decode.preset], self.pipeline.prior().alphas_cumprod, self.method)
+
+    def __call__(self, part: list[Job], callback: Any) -> Decoded:
+        seeds = [seed_of(self.seed, *job) for job in part]
+        return self.pipeline(
+            torch.stack([self.features[name] for name, _ in part]),
+            self.encoder,
+            self.decode.preset,
+            copies=takes_copies(self.encoder, self.decode.preset),
+            tiny_vae=self.tiny_vae,
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+            output_type="pt",
+            callback_on_step_end=callback,
+            **self.method,
+        ).decoded
+
+
+def _open(
+    params: Params,
+    profile: Profile,
+    encoder: str,
+    sources: Iterable[Path],
+    texts: Iterable[str],
+    decode: DecodeParams | None,
+    weight: float | None,
+    layer: str | None,
+) -> tuple[_Decoder, dict[str, torch.Tensor]]:
+    """The run's networks, settings and features; and the photographs among the sources, by target."""
+    decode, settings = decode or profile.decode, encoder_params(profile, encoder, layer)
+    own = settings.guidance_weight if weight is None else weight
+    device = choose_device(decode.device)
+    network = load_encoder(settings.network, params.root, layer=settings.layer).to(device)
+    features, photographs = gather_features(network, sources, texts, profile.resolution)
+    pipeline = load_pipeline(profile.prior, params.root, decode.precision, device)
+    pipeline.prior().check_resolution(profile.resolution)
+    pipeline.set_progress_bar_config(disable=True)  # there is one of all images
+    tiny_vae = None
+    if decode.preset == "fast" and decode.tiny_vae:
+        tiny_vae = load_tiny_vae(decode.tiny_vae, params.root, decode.precision, device)
+    weight = decode.guidance_weight if own is None else own
+    given = (encoder, params.seed, profile.prior, decode, settings, weight, network, pipeline, tiny_vae, features)
+    return _Decoder(*given), photographs
+
+
+def _decode(decoder: _Decoder, jobs: list[Job], work: Unfinished) -> None:
+    """Decodes the jobs that are not yet finished, as many at once as the memory allows."""
+    waiting = [job for job in jobs if not work.is_finished(_stem(job))]
+    if not waiting:
+        return
+    pipeline, preset, evaluations = decoder.pipeline, decoder.decode.preset, decoder.evaluations
+    free, most = free_memory(pipeline.device), min(decoder.decode.batch, len(waiting))
+    batch = fitting_batch(pipeline.prior(), decoder.encoder, free, most, preset)
+    if batch == 0:
+        batch = recompute(pipeline)
+        check_memory(pipeline.prior(), decoder.encoder, free, preset)
+    total, done = evaluations * len(jobs), len(jobs) - len(waiting)
+    named = {"desc": f"decode {decoder.name}", "unit": "evaluation", "smoothing": 0}
+    with tqdm(total=total, initial=evaluations * done, **named) as progress:
+        while waiting:
+            part = waiting[:batch]
+            progress.n = evaluations * done  # after a part that did not fit the memory, back to its start
+            try:
+                decoded = decoder(part, _Watch(progress, [_stem(job) for job in part]))
+            except (torch.OutOfMemoryError, MemoryError) as error:
+                batch = spare_memory(pipeline, len(part), error)
+                continue
+            _save(part, decoder.seed, decoded, work)
+            waiting, done = waiting[len(part) :], done + len(part)
+
+
 def _stem(job: tuple[str, int]) -> str:
     return f"{job[0]}-{job[1]}"
-
-
-def _spare_memory(pipeline: FeatureDecodingPipeline, batch: int, error: BaseException) -> int:
-    """The batch to try after `batch` images were too many; for one, lets activations be computed twice instead of kept.
-
-    Raises FeatspaceError if that has been tried too.
-    """
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    if batch > 1:
-        tqdm.write(f"out of memory with {batch} images at once: going on with {batch // 2}", file=sys.stderr)
-        return batch // 2
-    if pipeline.unet.is_gradient_checkpointing:
-        raise FeatspaceError(
-            f"out of memory on {pipeline.device} even with one image at once, recomputing activations "
-            f"({one_line(error)}); take a smaller network, or a device with more memory"
-        ) from error
-    return _recompute(pipeline)
-
-
-def _recompute(pipeline: FeatureDecodingPipeline) -> int:
-    """Has activations computed twice instead of kept; returns the batch to try then, 1."""
-    tqdm.write("too little memory for one image: recomputing activations in the backward pass", file=sys.stderr)
-    for network in (pipeline.unet, pipeline.vae):
-        network.enable_gradient_checkpointing()
-    return 1
 
 
 class _Watch:
@@ -201,7 +225,7 @@ def encoder_params(profile: Profile, encoder: str, layer: str | None = None) -> 
     return profile.encoder(encoder).model_copy(update=change)
 
 
-def _save(part: list[tuple[str, int]], seeds: list[int], decoded: Decoded, work: Unfinished) -> None:
+def _save(part: list[Job], seed: int, decoded: Decoded, work: Unfinished) -> None:
     images, last = as_saved(decoded.images), as_saved(decoded.last_images)
     for i, (name, sample) in enumerate(part):
         stem = _stem((name, sample))
@@ -210,7 +234,7 @@ def _save(part: list[tuple[str, int]], seeds: list[int], decoded: Decoded, work:
         row = {
             "id": name,
             "sample": sample,
-            "seed": seeds[i],
+            "seed": seed_of(seed, name, sample),
             "evaluations": decoded.evaluations[i].item(),
             "unguided": decoded.unguided[i].item(),
             "distance": decoded.distances[i].item(),
@@ -239,7 +263,7 @@ def _measured(table: pd.DataFrame, features: dict, encoder: Encoder, folder: Pat
     """The table with `saved_distance` and `cosine`, from the PNG files."""
     distances, cosines = [], []
     for row in table.itertuples():
-        seen, _ = look(encoder, read_image(folder / f"{row.id}-{row.sample}.png"))
+        seen, _ = feature_and_class(encoder, read_image(folder / f"{row.id}-{row.sample}.png"))
         distances.append(squared_distance(seen, features[row.id]).item())
         cosines.append(cosine_similarity(seen, features[row.id]).item())
     return table.assign(saved_distance=distances, cosine=cosines)

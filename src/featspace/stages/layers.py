@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from featspace.data.features import look, look_at_classes
+from featspace.data.features import feature_and_class, feature_and_classes
 from featspace.metrics.attributes import (
     Attributes,
     attributes,
@@ -48,7 +48,7 @@ class Seen(NamedTuple):
 
 def see(judge: Encoder, path: Path) -> Seen:
     image = read_image(path)
-    return Seen(image.size, attributes(np.asarray(image) / 255), *look_at_classes(judge, image, 5))
+    return Seen(image.size, attributes(np.asarray(image) / 255), *feature_and_classes(judge, image, 5))
 
 
 def compare(image: Seen, photograph: Seen) -> dict[str, float]:
@@ -98,7 +98,7 @@ def run_layers(
         shape = "×".join(map(str, encoder.shape))
         for row in samples[samples["id"].isin(features)].itertuples():
             path = folder / f"{row.id}-{row.sample}.png"
-            image, (feature, _) = see(judge, path), look(encoder, read_image(path))
+            image, (feature, _) = see(judge, path), feature_and_class(encoder, read_image(path))
             key = {"encoder": name, "layer": layer, "shape": shape, "id": row.id, "sample": row.sample}
             measured = {}
             for id, photograph in photographs.items():

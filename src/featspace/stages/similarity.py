@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from featspace.data.features import look, read_features
+from featspace.data.features import feature_and_class, read_features
 from featspace.data.targets import Target, read_targets
 from featspace.metrics.similarity import cosine_similarity, squared_distance
 from featspace.utils.errors import FeatspaceError
@@ -45,12 +45,12 @@ def compare(
 
     original_top1 = judged_original = judged_original_top1 = None
     if photo:
-        _, original_top1 = look(encoder, photo)
-        judged_original, judged_original_top1 = look(judge, photo)
+        _, original_top1 = feature_and_class(encoder, photo)
+        judged_original, judged_original_top1 = feature_and_class(judge, photo)
     rows = []
     for image in images:
-        seen, top1 = look(encoder, image)
-        judged, judged_top1 = look(judge, image) if photo else (None, None)
+        seen, top1 = feature_and_class(encoder, image)
+        judged, judged_top1 = feature_and_class(judge, image) if photo else (None, None)
         rows.append(
             {
                 "distance": squared_distance(seen, feature).item(),
@@ -187,7 +187,7 @@ def run_references(
         photo = read_image(Path(targets) / f"{target.id}.png")
         copies = {f"jpeg_{quality}": jpeg_copy(photo, quality) for quality in jpeg}
         for reference, copy in {**copies, "shift_1px": shifted(photo)}.items():
-            seen, _ = look(encoder, copy)
+            seen, _ = feature_and_class(encoder, copy)
             distance, cosine = squared_distance(seen, feature), cosine_similarity(seen, feature)
             rows.append((name, target.id, reference, distance.item(), cosine.item()))
     write_table(pd.DataFrame(rows, columns=list(REFERENCES)), out)

@@ -9,12 +9,31 @@ weights_only. `package` finds and verifies its weights itself, in place of `sour
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from featspace.encoders.preprocessing import Preprocess
+
+
+class Tokens(NamedTuple):
+    """Tokens (N, L, C) of a transformer: `prefix` that have no place (class token, registers), then a grid by rows."""
+
+    prefix: int
+    grid: tuple[int, int]  # rows, columns
+
+    @property
+    def length(self) -> int:
+        return self.prefix + self.grid[0] * self.grid[1]
+
+
+class Layers(NamedTuple):
+    """What a library says of the layers of a network that is given inputs of one size."""
+
+    names: Sequence[str] = ()  # layers with maps, for advice
+    tokens: Tokens | None = None
+    channels_last: bool | None = None  # of maps with four axes; None: not said
 
 
 class Network(NamedTuple):
@@ -24,8 +43,8 @@ class Network(NamedTuple):
     preprocess: Preprocess
     dim: int
     feature: Callable[[Any, Tensor], Tensor]  # model, input (N, 3, h, w) -> (N, dim)
+    # trunk, a layer's name, inputs (N > 1, 3, h, w) -> function of trunk and inputs of that size, which gives the map
+    maps: Callable[[Any, str, Tensor], Callable[[Any, Tensor], Tensor]]
     logits: Callable[[Any, Tensor], Tensor] | None = None  # model, input (N, 3, h, w) -> (N, classes)
     text: Callable[[Any, list[str]], Tensor] | None = None  # model, N texts -> (N, dim)
-    trunk: Callable[[Any], nn.Module] = lambda model: (
-        model
-    )  # the part that looks at images, for `featspace.encoders.feature_maps`
+    trunk: Callable[[Any], nn.Module] = lambda model: model  # the part that looks at images, whose modules are layers

@@ -14,7 +14,9 @@ import open_clip
 import torch
 from torch import Tensor
 
-from featspace.encoders.adapters import Network
+from featspace.encoders.adapters import Layers, Network, Tokens
+from featspace.encoders.adapters import timm as timm_networks
+from featspace.encoders.feature_maps import UNPOOLED, FeatureMap, at_layer
 from featspace.encoders.preprocessing import from_open_clip
 from featspace.hub.sources import open_clip_file
 from featspace.utils.errors import FeatspaceError, explained
@@ -59,7 +61,9 @@ def _network(source: str | Path, name: str, weights: bool, **options: Any) -> Ne
     def text(model: Any, texts: list[str]) -> Tensor:
         return model.encode_text(tokenizer()(texts).to(next(model.parameters()).device))
 
-    return Network(model, preprocess, dim, _feature, text=text, trunk=attrgetter("visual"))
+    inner = isinstance(model.visual, open_clip.timm_model.TimmModel)
+    trunk, maps = ("visual.trunk", timm_networks.maps) if inner else ("visual", _maps)
+    return Network(model, preprocess, dim, _feature, maps, text=text, trunk=attrgetter(trunk))
 
 
 @contextmanager
@@ -78,3 +82,15 @@ def _quiet(random: bool) -> Iterator[None]:
 
 def _feature(model: Any, inputs: Tensor) -> Tensor:
     return model.encode_image(inputs)
+
+
+def _maps(visual: Any, layer: str, inputs: Tensor) -> FeatureMap:
+    if isinstance(visual, open_clip.modified_resnet.ModifiedResNet):
+        layers, last = Layers([f"layer{i}" for i in (1, 2, 3, 4)], channels_last=False), "layer4"
+    elif isinstance(visual, open_clip.transformer.VisionTransformer):
+        rows, columns = (size // patch for size, patch in zip(inputs.shape[2:], visual.patch_size, strict=True))
+        names = [f"transformer.resblocks.{i}" for i in range(visual.transformer.layers)]
+        layers, last = Layers(names, Tokens(1, (rows, columns))), "transformer"
+    else:
+        raise FeatspaceError(f"{type(visual).__name__}: its feature maps are not known; leave out the layer")
+    return at_layer(visual, last if layer == UNPOOLED else layer, inputs, layers)

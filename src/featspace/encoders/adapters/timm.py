@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import timm
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
-from featspace.encoders.adapters import Network
+from featspace.encoders.adapters import Layers, Network, Tokens
+from featspace.encoders.feature_maps import UNPOOLED, FeatureMap, at_layer
 from featspace.encoders.preprocessing import from_timm
 from featspace.hub.sources import check_timm
 from featspace.utils.errors import explained
@@ -36,8 +38,36 @@ def load_folder(folder: Path, config: dict[str, Any], weights: bool = True) -> N
 def _network(model: Any) -> Network:
     preprocess = from_timm(resolve_model_data_config(model))
     logits = nn.Module.__call__ if model.num_classes > 0 else None
-    return Network(model, preprocess, model.head_hidden_size, _feature, logits)
+    return Network(model, preprocess, model.head_hidden_size, _feature, maps, logits)
 
 
 def _feature(model: Any, inputs: Tensor) -> Tensor:
     return model.forward_head(model.forward_features(inputs), pre_logits=True)
+
+
+def maps(model: Any, layer: str, inputs: Tensor) -> FeatureMap:
+    """The map at an entry of timm's `feature_info`, at any other module, or of `forward_features` (`unpooled`).
+
+    Raises UsageError for an unknown layer and one of unknown layout, FeatspaceError for one without a map.
+    """
+    names = [entry["module"] for entry in getattr(model, "feature_info", ())]
+    if names.count(layer) == 1:
+        return FeatureMap(partial(_intermediate, index=names.index(layer)))
+    channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
+    prefix = getattr(model, "num_prefix_tokens", 0 if layer == UNPOOLED else None)
+    tokens = None
+    if names and prefix is not None:  # the final tokens have the grid of the last map
+        tokens = Tokens(prefix, _intermediate(model, inputs[:1], len(names) - 1).shape[2:])
+    if layer == UNPOOLED:
+        return at_layer(model, layer, inputs, Layers(names[-1:], tokens, channels_last), _features)
+    block = layer.split(".")[-2:-1] == ["blocks"]  # of what is inside a block the model says nothing
+    return at_layer(model, layer, inputs, Layers(names, tokens, True if channels_last and block else None))
+
+
+def _features(model: Any, inputs: Tensor) -> Tensor:
+    return model.forward_features(inputs)
+
+
+def _intermediate(model: Any, inputs: Tensor, index: int) -> Tensor:
+    options = {"norm": False, "stop_early": True, "output_fmt": "NCHW", "intermediates_only": True}
+    return model.forward_intermediates(inputs, indices=[index], **options)[0]

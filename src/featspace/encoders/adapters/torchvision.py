@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import torchvision.models
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torchvision.models.feature_extraction import create_feature_extractor
 
-from featspace.encoders.adapters import Network
+from featspace.encoders.adapters import Layers, Network, Tokens
+from featspace.encoders.feature_maps import UNPOOLED, FeatureMap, at_layer, output_of
 from featspace.encoders.preprocessing import from_torchvision
 from featspace.hub.sources import torchvision_weights
 from featspace.utils.errors import FeatspaceError, explained
@@ -49,7 +53,7 @@ def split(model: nn.Module, transforms: Any) -> Network:
     model.set_submodule(linear[-1], nn.Identity())
     parts = nn.ModuleDict({"trunk": model, "head": head})
     preprocess = from_torchvision(transforms)
-    return Network(parts, preprocess, head.in_features, _feature, _logits, trunk=itemgetter("trunk"))
+    return Network(parts, preprocess, head.in_features, _feature, _maps, _logits, trunk=itemgetter("trunk"))
 
 
 def _feature(parts: Any, inputs: Tensor) -> Tensor:
@@ -58,3 +62,33 @@ def _feature(parts: Any, inputs: Tensor) -> Tensor:
 
 def _logits(parts: Any, inputs: Tensor) -> Tensor:
     return parts["head"](parts["trunk"](inputs))
+
+
+def _maps(trunk: nn.Module, layer: str, inputs: Tensor) -> FeatureMap:
+    layers = Layers([name for name, module in trunk.named_modules() if isinstance(module, nn.Conv2d)])
+    if isinstance(trunk, torchvision.models.VisionTransformer):
+        rows, columns = (size // trunk.patch_size for size in inputs.shape[2:])
+        names = [name for name, _ in trunk.named_modules() if name.rpartition(".")[0] == "encoder.layers"]
+        layers = Layers(names, Tokens(1, (rows, columns)))
+        layer = "encoder" if layer == UNPOOLED else layer
+    elif layer == UNPOOLED:
+        pools = [name for name, module in trunk.named_modules() if isinstance(module, nn.AdaptiveAvgPool2d)]
+        if not pools:
+            raise FeatspaceError(f"{type(trunk).__name__}: what it pools is not known; name a layer instead")
+        return FeatureMap(partial(output_of, layer=pools[-1], given=True))
+    return at_layer(trunk, layer, inputs, layers, _extractor(trunk, layer))
+
+
+def _extractor(trunk: nn.Module, layer: str) -> Callable[[Any, Tensor], Any] | None:
+    """What `layer` gives, of a trunk and inputs, run on that trunk's own modules; None if it is no part of the graph."""
+    try:
+        graph = create_feature_extractor(trunk, {layer: "map"}, suppress_diff_warning=True).graph
+    except ValueError:
+        return None
+    output = graph.output_node()
+    output.args[0]["map"].append(output)  # as assertions about what comes after the layer are left in
+
+    def read(trunk: nn.Module, inputs: Tensor) -> Any:
+        return fx.Interpreter(trunk, graph=graph).run(inputs)["map"]
+
+    return read

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
-from featspace.encoders.adapters import Network
+from featspace.encoders.adapters import Layers, Network, Tokens
+from featspace.encoders.feature_maps import UNPOOLED, FeatureMap, at_layer
 from featspace.encoders.preprocessing import from_transformers
 from featspace.utils.errors import FeatspaceError, UsageError, explained
 
 WITH_TEXT = ("clip", "siglip")
 SUPPORTED = (*WITH_TEXT, "dinov2", "dinov2_with_registers")
+WITHOUT_CLASS_TOKEN = ("siglip",)
 
 
 def load(repo: str, folder: Path) -> Network:
@@ -48,8 +50,9 @@ def _network(source: str, folder: Path) -> Network:
         first = min(report["missing_keys"])
         raise FeatspaceError(f"{source}: its weights lack {first}; get them again")
     preprocess = from_transformers(read(AutoImageProcessor))
+    maps = partial(_maps, prefix=kind not in WITHOUT_CLASS_TOKEN)
     if kind not in WITH_TEXT:
-        return Network(model, preprocess, config.hidden_size, _class_token)
+        return Network(model, preprocess, config.hidden_size, _class_token, maps)
     dim = config.projection_dim if kind == "clip" else config.vision_config.hidden_size
     tokenizer = cache(partial(read, AutoTokenizer))
 
@@ -59,7 +62,7 @@ def _network(source: str, folder: Path) -> Network:
         options = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
         return _pooled(model.get_text_features(tokenizer()(texts, **options).input_ids.to(model.device)))
 
-    return Network(model, preprocess, dim, _image_embedding, text=text, trunk=attrgetter("vision_model"))
+    return Network(model, preprocess, dim, _image_embedding, maps, text=text, trunk=attrgetter("vision_model"))
 
 
 def _image_embedding(model: Any, inputs: Tensor) -> Tensor:
@@ -72,3 +75,16 @@ def _class_token(model: Any, inputs: Tensor) -> Tensor:
 
 def _pooled(output: Any) -> Tensor:
     return output if isinstance(output, Tensor) else output.pooler_output  # before and since transformers 5
+
+
+def _maps(trunk: Any, layer: str, inputs: Tensor, prefix: int) -> FeatureMap:
+    rows, columns = (size // trunk.config.patch_size for size in inputs.shape[2:])
+    tokens = Tokens(prefix + getattr(trunk.config, "num_register_tokens", 0), (rows, columns))
+    layers = Layers([name for name, _ in trunk.named_modules() if name.rpartition(".")[2].isdigit()], tokens)
+    if layer == UNPOOLED:
+        return at_layer(trunk, layer, inputs, layers, _last)
+    return at_layer(trunk, layer, inputs, layers)
+
+
+def _last(trunk: Any, inputs: Tensor) -> Tensor:
+    return trunk(inputs).last_hidden_state

@@ -14,12 +14,12 @@ from featspace.data.features import gather_features, read_features
 from featspace.encoders.encoder import Encoder
 from featspace.metrics.similarity import map_cosine
 from featspace.pipelines.controlnet import hint_shape
-from featspace.stages.decode import seed_of
 from featspace.stages.featinv.decoder import FeatInv
 from featspace.utils.devices import choose_device
 from featspace.utils.errors import FeatspaceError, UsageError
 from featspace.utils.files import atomic_dir, refuse_taken
 from featspace.utils.images import read_image, save_png, to_tensor
+from featspace.utils.seeds import seed_of
 from featspace.utils.tables import write_table
 
 

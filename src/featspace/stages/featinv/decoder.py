@@ -13,7 +13,7 @@ from featspace.config.params import Params, Profile
 from featspace.encoders.encoder import Encoder, load_encoder
 from featspace.pipelines.controlnet import Pairing, load_controlnet
 from featspace.pipelines.featinv import FeatInvPipeline
-from featspace.pipelines.feature_decoding import load_pipeline
+from featspace.pipelines.loading import load_pipeline
 from featspace.priors.prior import Prior
 from featspace.utils.errors import UsageError
 
@@ -37,25 +37,26 @@ class FeatInv:
         controlnet, _ = load_controlnet(folder or params.root / self.own.folder, wanted)
         torch.nn.Module.to(controlnet, device, base.unet.dtype)
         self.pipeline = FeatInvPipeline(**base.components, controlnet=controlnet.to(memory_format=torch.channels_last))
+        self.pipeline.set_progress_bar_config(disable=True)  # its batches have one
         self.device = device
 
     @property
     def prior(self) -> Prior:
         return self.pipeline.prior()
 
-    def decode(self, hints: Tensor, seeds: list[int]) -> Tensor:
-        """Images (N, 3, H, W) in [0, 1] on the CPU of hints (N, C, h, w); image i has seed i, whatever its batch."""
+    def decode(self, conditioning: Tensor, seeds: list[int]) -> Tensor:
+        """Images (N, 3, H, W) in [0, 1] on the CPU of conditioning (N, C, h, w); image i has seed i, whatever its batch."""
         parts = []
-        indices = torch.arange(len(hints)).split(self.settings.batch)
+        indices = torch.arange(len(conditioning)).split(self.settings.batch)
         for part in tqdm(indices, desc=f"featinv {self.name}", unit="batch", disable=len(indices) < 2):
             images = self.pipeline(
-                hints[part],
+                conditioning[part],
                 self.settings.prompt,
-                self.settings.guidance_scale,
                 self.settings.steps,
-                [torch.Generator().manual_seed(seeds[i]) for i in part.tolist()],
-                "pt",
-            )
+                self.settings.guidance_scale,
+                generator=[torch.Generator().manual_seed(seeds[i]) for i in part.tolist()],
+                output_type="pt",
+            ).images
             parts.append(images.cpu())
         return torch.cat(parts)
 

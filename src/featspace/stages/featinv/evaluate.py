@@ -17,13 +17,13 @@ from featspace.data.photographs import open_photographs
 from featspace.data.targets import read_targets
 from featspace.encoders.encoder import load_encoder
 from featspace.encoders.feature_maps import UNPOOLED
-from featspace.stages.decode import seed_of
 from featspace.stages.featinv.decoder import FeatInv, open_encoder, prior_of
 from featspace.stages.featinv.measures import compare_images, frechet, summarize
 from featspace.utils.devices import choose_device, weights_sum
 from featspace.utils.errors import FeatspaceError
 from featspace.utils.images import read_image, save_png, square, to_tensor
 from featspace.utils.resuming import resumable_dir
+from featspace.utils.seeds import seed_of
 from featspace.utils.tables import write_table
 
 PART = 500

@@ -15,13 +15,13 @@ from featspace.config.params import Params, Profile
 from featspace.data.photographs import open_photographs
 from featspace.encoders.encoder import Encoder
 from featspace.pipelines.controlnet import hint_shape
-from featspace.stages.decode import seed_of
 from featspace.stages.featinv.decode import read_hints
 from featspace.stages.featinv.decoder import FeatInv, controlnet_params, open_encoder
 from featspace.utils.devices import choose_device
 from featspace.utils.errors import FeatspaceError, UsageError, suggest
 from featspace.utils.files import atomic_dir, atomic_file, refuse_taken
 from featspace.utils.images import save_png, square, to_tensor
+from featspace.utils.seeds import seed_of
 from featspace.utils.tables import write_table
 
 DIRECTION = "direction"

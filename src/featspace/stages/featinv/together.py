@@ -13,18 +13,20 @@ from tqdm import tqdm
 from featspace.config.featinv import TogetherParams
 from featspace.config.params import Params, Profile
 from featspace.encoders.encoder import load_encoder
-from featspace.methods.distance import FeatureDistance, as_saved
-from featspace.methods.noise_optimization import fast_decode
+from featspace.methods.noise_optimization import optimize_noise
+from featspace.methods.problem import Evaluation
+from featspace.methods.saved import as_saved
 from featspace.metrics.similarity import squared_distance
-from featspace.stages.decode import seed_of
+from featspace.pipelines.problem import problem_of
 from featspace.stages.featinv.decoder import FeatInv
 from featspace.stages.featinv.evaluate import photograph_ids
 from featspace.stages.featinv.measures import compare_images
-from featspace.stages.plan import evaluation_cost
+from featspace.stages.memory import evaluation_cost
 from featspace.utils.devices import choose_device
 from featspace.utils.errors import UsageError
 from featspace.utils.files import atomic_dir
 from featspace.utils.images import read_image, save_png, square, to_tensor
+from featspace.utils.seeds import seed_of
 from featspace.utils.tables import write_table
 
 
@@ -79,7 +81,7 @@ def run_together(
 def cost_in_evaluations(decoder: FeatInv, hint: Tensor) -> float:
     """The operations of one FeatInv image, in guided evaluations (`plan.evaluation_cost`)."""
     with FlopCounterMode(display=False) as counter:
-        decoder.pipeline(hint, decoder.settings.prompt, decoder.settings.guidance_scale, 1, output_type="pt")
+        decoder.pipeline(hint, decoder.settings.prompt, 1, decoder.settings.guidance_scale, output_type="pt")
     with FlopCounterMode(display=False) as image, torch.no_grad():
         decoder.prior.decode(torch.zeros(1, *decoder.prior.latent_shape, device=decoder.device))
     steps = counter.get_total_flops() - image.get_total_flops()
@@ -101,27 +103,22 @@ def _guided(
     with tqdm(total=total, desc="guided" if start is None else "both", unit="evaluation") as progress:
         for part in torch.arange(len(hints)).split(decoder.settings.batch):
             generators = [torch.Generator().manual_seed(seeds[i]) for i in part.tolist()]
-
-            def draw_noise(generators=generators) -> Tensor:
-                rows = [torch.randn(prior.latent_shape, generator=generator) for generator in generators]
-                return torch.stack(rows).to(decoder.device)
-
             latents = None
             if start is not None:
                 with torch.no_grad():
                     latents = prior.encode(start[part].to(decoder.device) * 2 - 1)
-            distance = FeatureDistance(decoder.encoder, hints[part].flatten(1))
-            decoded = fast_decode(
-                prior.predict_noise,
-                prior.decode,
-                distance.encode,
-                distance.targets,
-                draw_noise,
-                prior.alpha_bars,
-                evaluations,
-                callback=lambda step: progress.update(len(step.latents)),
+            features = hints[part].flatten(1)
+            problem = problem_of(prior, decoder.encoder, features, generators, copies=False)
+            decoded = optimize_noise(
+                problem,
+                evaluations=evaluations,
                 start=latents,
                 level=settings.level,
+                callback=lambda step: _advance(progress, step),
             )
             parts.append(as_saved(decoded.images).cpu())
     return torch.cat(parts)
+
+
+def _advance(progress: tqdm, step: Evaluation) -> None:
+    progress.update(len(step.latents))

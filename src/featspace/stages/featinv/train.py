@@ -8,80 +8,36 @@ over.
 from __future__ import annotations
 
 import contextlib
-import math
-import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pandas as pd
 import torch
 from accelerate import Accelerator
+from diffusers import DDPMScheduler
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from featspace.config.featinv import TrainingParams
+from featspace.config.featinv import ControlNetParams, TrainingParams
 from featspace.config.params import Params, Profile
-from featspace.data.photographs import Photographs, open_photographs, random_crop
+from featspace.data.photographs import Batches, Photographs, open_photographs
+from featspace.encoders.encoder import Encoder
 from featspace.pipelines.controlnet import FeatureControlNet, Pairing, hint_shape, save_controlnet
-from featspace.pipelines.featinv import FeatInvPipeline, controlled
-from featspace.pipelines.feature_decoding import load_pipeline
+from featspace.pipelines.featinv import FeatInvPipeline
+from featspace.pipelines.feature_decoding import FeatureDecodingPipeline
+from featspace.pipelines.loading import load_pipeline
 from featspace.stages.featinv.decoder import controlnet_params, open_encoder, prior_of
+from featspace.stages.featinv.draws import Draws
+from featspace.stages.featinv.objective import Objective
+from featspace.stages.featinv.training_state import TrainingState
 from featspace.stages.featinv.validate import Validation
 from featspace.utils.devices import choose_device, cpu_kernels, multiplies_bfloat16
-from featspace.utils.errors import FeatspaceError, UsageError
-from featspace.utils.files import atomic_file
-from featspace.utils.images import to_tensor
-
-LARGEST = 2**63
-"""What a generator's seed stays under."""
-
-
-class Draws(torch.utils.data.Dataset):
-    """A crop of a photograph with its noise and timestep, drawn from a seed: the item of (index, seed).
-
-    (crop (3, S, S) in [0, 1], noise (C, h, w), timestep, whether hint and prompt are emptied)
-    """
-
-    def __init__(self, photographs: Photographs, recipe: TrainingParams, latent: tuple[int, ...], timesteps: int):
-        self.photographs, self.recipe, self.latent, self.timesteps = photographs, recipe, latent, timesteps
-
-    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, Tensor, int, bool]:
-        index, seed = item
-        draw, generator = random.Random(seed), torch.Generator().manual_seed(seed)
-        crop = random_crop(self.photographs[index], self.recipe.crop, self.recipe.min_scale, draw)
-        noise = torch.randn(self.latent, generator=generator)
-        return to_tensor(crop), noise, draw.randrange(self.timesteps), draw.random() < self.recipe.drop
-
-
-class Batches:
-    """(index, seed) of the photographs of each part of each step from `first` on: the batches of a DataLoader.
-
-    An epoch is a permutation drawn from (seed, epoch). `share` is a process' own of each step, computed in `parts`.
-    """
-
-    def __init__(self, first: int, steps: int, batch: int, count: int, seed: int, share: slice, parts: int):
-        self.first, self.steps, self.batch, self.count, self.seed = first, steps, batch, count, seed
-        self.share, self.parts = share, parts
-
-    def __len__(self) -> int:
-        return (self.steps - self.first) * self.parts
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch, order = -1, torch.empty(0)
-        for step in range(self.first, self.steps):
-            items = []
-            for place in range(step * self.batch, (step + 1) * self.batch):
-                if place // self.count != epoch:
-                    epoch = place // self.count
-                    generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % LARGEST)
-                    order = torch.randperm(self.count, generator=generator)
-                items.append((int(order[place % self.count]), (self.seed * 1_000_003_000_003 + place) % LARGEST))
-            items = items[self.share]
-            size = len(items) // self.parts
-            yield from (items[start : start + size] for start in range(0, len(items), size))
+from featspace.utils.errors import UsageError
+from featspace.utils.files import atomic_file, refuse_taken
+from featspace.utils.locks import alone
 
 
 def run_train(params: Params, profile: Profile, name: str, out: Path, work: Path, curve: Path | None = None) -> None:
@@ -89,157 +45,159 @@ def run_train(params: Params, profile: Profile, name: str, out: Path, work: Path
 
     `work` gets the checkpoint, from which an interrupted run goes on, `curve.csv` (or `curve`) and a grid of held-out
     photographs and their reconstructions for each row of it. Under `accelerate launch` each process takes its part of
-    every batch. Raises UsageError for a recipe that does not fit, FeatspaceError for whatever cannot be read.
+    every batch. Raises UsageError for a recipe that does not fit, and if another run trains in `work`, FeatspaceError
+    for whatever cannot be read.
     """
     own = controlnet_params(profile, name)
     recipe = profile.featinv.training.model_copy(update={} if own.epochs is None else {"epochs": own.epochs})
-    if out.is_dir() and any(out.iterdir()):  # before days are spent
-        raise UsageError(f"{out}: the folder is not empty; remove it or name another")
+    refuse_taken(out)  # before days are spent
     folder = None if recipe.photographs is None else params.root / recipe.photographs
     photographs, held_out = open_photographs(folder, "train"), open_photographs(folder, "val")
-    where = choose_device(profile.decode.device)
-    half = recipe.precision == "bfloat16" and multiplies_bfloat16(where)
-    accelerator = Accelerator(
-        mixed_precision="bf16" if half else "no",
-        gradient_accumulation_steps=recipe.accumulate,
-        cpu=where.type == "cpu",
-    )
-    processes = accelerator.num_processes
-    if recipe.batch % (processes * recipe.accumulate):
-        parts = f"{processes} processes times accumulate: {recipe.accumulate}"
-        raise UsageError(f"featinv.training.batch is {recipe.batch}: it must be a multiple of {parts}")
-    if accelerator.is_main_process:
-        photographs.check()
-    accelerator.wait_for_everyone()
-    prior_name, resolution = prior_of(profile)
-    base = load_pipeline(prior_name, params.root, "float32", accelerator.device)
-    encoder = open_encoder(params, own).to(accelerator.device, memory_format=torch.channels_last)
-    for part in (base.unet, base.vae, base.text_encoder):
-        part.requires_grad_(False).eval()
-    torch.manual_seed(params.seed)
-    controlnet = FeatureControlNet.beside(base.unet, hint_shape(encoder)[0], recipe.hint_width)
-    controlnet.to(accelerator.device, memory_format=torch.channels_last).train()
-    pairing = Pairing.of(prior_name, base.unet, own.network, encoder)
-    kernels = contextlib.nullcontext
-    if where.type == "cpu" and half:
-        kernels = cpu_kernels(nn.ModuleList([controlnet, base.unet, base.vae]))
-    prior, empty = base.prior(profile.featinv.prompt), base.prior("").prompt
-    steps = max(1, round(recipe.epochs * len(photographs) / recipe.batch))
-    identity = {"recipe": _identity(recipe), "seed": params.seed, "steps": steps, "pairing": pairing.model_dump()}
-    optimizer = torch.optim.AdamW(controlnet.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
-    step, rows, running, seen = _resume(work / "checkpoint.pt", identity, controlnet, optimizer, accelerator.device)
-    controlnet, optimizer = accelerator.prepare(controlnet, optimizer)
-    pipeline = FeatInvPipeline(**base.components, controlnet=accelerator.unwrap_model(controlnet))
-    validation = Validation(held_out, encoder, pipeline, profile.featinv, resolution)
-    share = slice(accelerator.process_index, None, processes)
-    loader = DataLoader(
-        Draws(photographs, recipe, prior.latent_shape, len(prior.alpha_bars)),
-        batch_sampler=Batches(step, steps, recipe.batch, len(photographs), params.seed, share, recipe.accumulate),
-        num_workers=recipe.workers,
-        pin_memory=accelerator.device.type == "cuda",
-    )
-    alpha_bars, predicts_v = prior.alpha_bars.to(accelerator.device), prior.prediction_type == "v_prediction"
+    accelerator = open_accelerator(recipe, choose_device(profile.decode.device))
+    device, is_main = accelerator.device, accelerator.is_main_process
+    with alone(work) if is_main else contextlib.nullcontext():
+        if is_main:
+            photographs.check()
+        accelerator.wait_for_everyone()
 
-    def loss_of(crops: Tensor, noise: Tensor, t: Tensor, dropped: Tensor) -> Tensor:
-        with torch.no_grad():
-            hints = encoder.spatial(crops) * ~dropped.view(-1, 1, 1, 1)
-            images = F.interpolate(crops, resolution, mode="bicubic", antialias=True).clamp(0, 1)
-            clean = prior.encode((images * 2 - 1).contiguous(memory_format=torch.channels_last)).float()
-            context = torch.where(dropped.view(-1, 1, 1), empty, prior.prompt)
-            keep = alpha_bars[t].float().view(-1, 1, 1, 1)
-            z = keep.sqrt() * clean + (1 - keep).sqrt() * noise
-            wanted = keep.sqrt() * noise - (1 - keep).sqrt() * clean if predicts_v else noise
-        z = z.contiguous(memory_format=torch.channels_last)
-        error = (controlled(base.unet, controlnet, z, t, hints, context).float() - wanted).square().mean((1, 2, 3))
-        return (error * noise_weight(keep.flatten(), recipe.min_snr, predicts_v)).mean()
+        prior_name, resolution = prior_of(profile)
+        base, encoder = open_networks(params, own, prior_name, device)
+        controlnet = new_controlnet(base, encoder, recipe.hint_width, params.seed)
+        pairing = Pairing.of(prior_name, base.unet, own.network, encoder)
 
-    saved = time.monotonic()
-    main = accelerator.is_main_process
-    progress = tqdm(total=steps, initial=step, desc=f"train {name}", unit="step", disable=not main, mininterval=2)
-    for part in loader:
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.lr * (_cosine(step, steps) if recipe.schedule == "cosine" else 1)
-        with accelerator.accumulate(controlnet):
-            with accelerator.autocast(), kernels():
-                loss = loss_of(*(each.to(accelerator.device) for each in part))
-            accelerator.backward(loss)
-            if accelerator.sync_gradients:
-                accelerator.clip_grad_norm_(controlnet.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-        running, seen = running + float(loss.detach()), seen + 1
-        if not accelerator.sync_gradients:
-            continue
-        step += 1
-        progress.update()
-        if step % 20 == 0:
-            progress.set_postfix(loss=f"{running / seen:.4f}", refresh=False)
-        validated = step == steps or step % -(-steps // recipe.validations) == 0
-        if validated:  # each process has seen its own part of every batch
-            running = float(accelerator.reduce(torch.tensor(running, device=accelerator.device), "mean"))
-        if validated and main:
-            with accelerator.autocast(), kernels():
-                measured = validation.measure(work / f"validation-{step}.png")
-            rows.append({"step": step, "loss": running / seen, **measured})
-            with atomic_file(curve or work / "curve.csv") as aside:
-                pd.DataFrame(rows).to_csv(aside, index=False, float_format="%.6g")
-            tqdm.write(f"{name}: {rows[-1]}")
-        if validated:
-            running, seen = 0.0, 0
-        if main and (step == steps or time.monotonic() - saved > recipe.checkpoint_seconds):
-            state = (step, rows, running, seen)
-            _save(work / "checkpoint.pt", identity, state, accelerator.unwrap_model(controlnet), optimizer)
-            saved = time.monotonic()
-    progress.close()
-    if main:
-        save_controlnet(accelerator.unwrap_model(controlnet), pairing, out)
-    accelerator.wait_for_everyone()
+        steps = max(1, round(recipe.epochs * len(photographs) / recipe.batch))
+        state = TrainingState.new(controlnet, recipe, steps, seed=params.seed, pairing=pairing.model_dump())
+        state.resume(work / "checkpoint.pt", device)
+        prepared = accelerator.prepare(controlnet, state.optimizer)
+        precision = mixed_precision(accelerator, nn.ModuleList([controlnet, base.unet, base.vae]))
+
+        scheduler, prior = DDPMScheduler.from_config(base.scheduler.config), base.prior(profile.featinv.prompt)
+        objective = Objective(encoder, prior, base.prior("").prompt, scheduler, resolution, recipe.min_snr)
+        pipeline = FeatInvPipeline(**base.components, controlnet=controlnet)
+        validation = Validation(held_out, encoder, pipeline, scheduler, profile.featinv, resolution)
+        draws = Draws(photographs, recipe, prior.latent_shape, len(scheduler))
+        loader = load_batches(draws, photographs, state.step, steps, params.seed, recipe, accelerator)
+
+        saved = time.monotonic()
+        for _ in take_steps(accelerator, prepared, state, objective, loader, precision, f"train {name}", steps):
+            if state.step == steps or state.step % -(-steps // recipe.validations) == 0:
+                with precision():
+                    validate(accelerator, state, validation, work, curve or work / "curve.csv")
+            if is_main and (state.step == steps or time.monotonic() - saved > recipe.checkpoint_seconds):
+                state.save(work / "checkpoint.pt")
+                saved = time.monotonic()
+        if is_main:
+            save_controlnet(controlnet, pairing, out)
+        accelerator.wait_for_everyone()
     accelerator.end_training()
 
 
-def noise_weight(alpha_bars: Tensor, min_snr: float | None, predicts_v: bool) -> Tensor:
-    """The weight of each sample's error, (N,), by its ᾱ, (N,): min(SNR, min_snr)/SNR of the predicted noise.
+def open_accelerator(recipe: TrainingParams, device: torch.device) -> Accelerator:
+    """Bfloat16 where it is asked for and the device multiplies in it.
 
-    Errors of plain noise are largest where there is least of it, where a hint tells nothing (Hang et al. 2023).
+    Raises UsageError if a batch cannot be divided over the processes and their parts.
     """
-    if min_snr is None:
-        return torch.ones_like(alpha_bars)
-    snr = alpha_bars / (1 - alpha_bars)
-    return snr.clamp(max=min_snr) / (snr + 1 if predicts_v else snr)
+    half = recipe.precision == "bfloat16" and multiplies_bfloat16(device)
+    accelerator = Accelerator(
+        mixed_precision="bf16" if half else "no",
+        gradient_accumulation_steps=recipe.accumulate,
+        cpu=device.type == "cpu",
+    )
+    if recipe.batch % (accelerator.num_processes * recipe.accumulate):
+        parts = f"{accelerator.num_processes} processes times accumulate: {recipe.accumulate}"
+        raise UsageError(f"featinv.training.batch is {recipe.batch}: it must be a multiple of {parts}")
+    return accelerator
 
 
-def _cosine(step: int, steps: int) -> float:
-    """Linear warm-up over 5 % of the steps, then a cosine to zero."""
-    warmup = max(1, steps // 20)
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+def open_networks(
+    params: Params, own: ControlNetParams, prior: str, device: torch.device
+) -> tuple[FeatureDecodingPipeline, Encoder]:
+    """The frozen prior and the encoder, in float32."""
+    base = load_pipeline(prior, params.root, "float32", device)
+    for part in (base.unet, base.vae, base.text_encoder):
+        part.requires_grad_(False).eval()
+    return base, open_encoder(params, own).to(device, memory_format=torch.channels_last)
 
 
-def _identity(recipe: TrainingParams) -> dict:
-    """What the weights depend on."""
-    aside = {"photographs", "accumulate", "workers", "validations", "checkpoint_seconds"}
-    return recipe.model_dump(exclude=aside)
+def new_controlnet(base: FeatureDecodingPipeline, encoder: Encoder, width: int, seed: int) -> FeatureControlNet:
+    """A copy of the UNet's first half, with an embedding of the encoder's maps that is drawn from the seed."""
+    torch.manual_seed(seed)
+    controlnet = FeatureControlNet.beside(base.unet, hint_shape(encoder)[0], width)
+    return controlnet.to(base.device, memory_format=torch.channels_last).train()
 
 
-def _save(path: Path, identity: dict, progress: tuple, controlnet: nn.Module, optimizer) -> None:
-    state = {
-        "identity": identity,
-        "progress": progress,
-        "controlnet": controlnet.state_dict(),
-        "optimizer": optimizer.state_dict(),
-    }
-    with atomic_file(path) as aside:
-        torch.save(state, aside)
+def mixed_precision(accelerator: Accelerator, networks: nn.Module) -> Callable[[], AbstractContextManager]:
+    """A context for whatever computes with `networks`."""
+    slow = accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16"
+    kernels = cpu_kernels(networks) if slow else contextlib.nullcontext
+
+    @contextmanager
+    def context() -> Iterator[None]:
+        with accelerator.autocast(), kernels():
+            yield
+
+    return context
 
 
-def _resume(path: Path, identity: dict, controlnet: nn.Module, optimizer, device) -> tuple[int, list, float, int]:
-    if not path.is_file():
-        return 0, [], 0.0, 0
-    state = torch.load(path, map_location=device, weights_only=True)
-    if state["identity"] != identity:
-        differing = [key for key, value in identity.items() if state["identity"].get(key) != value]
-        raise FeatspaceError(f"{path}: of a training with another {differing[0]}; remove it to start anew")
-    controlnet.load_state_dict(state["controlnet"])
-    optimizer.load_state_dict(state["optimizer"])
-    return state["progress"]
+def load_batches(
+    draws: Draws,
+    photographs: Photographs,
+    first: int,
+    steps: int,
+    seed: int,
+    recipe: TrainingParams,
+    accelerator: Accelerator,
+) -> DataLoader:
+    """This process' part of the steps from `first` on."""
+    share = slice(accelerator.process_index, None, accelerator.num_processes)
+    return DataLoader(
+        draws,
+        batch_sampler=Batches(first, steps, recipe.batch, len(photographs), seed, share, recipe.accumulate),
+        num_workers=recipe.workers,
+        pin_memory=accelerator.device.type == "cuda",
+    )
+
+
+def take_steps(
+    accelerator: Accelerator,
+    prepared: tuple[nn.Module, torch.optim.Optimizer],
+    state: TrainingState,
+    objective: Objective,
+    loader: Iterable[list[Tensor]],
+    precision: Callable[[], AbstractContextManager],
+    title: str,
+    steps: int,
+) -> Iterator[None]:
+    """Takes the steps of `loader`, each over its parts, and yields after each; gradient norm at most 1."""
+    controlnet, optimizer = prepared
+    hidden = not accelerator.is_main_process
+    with tqdm(total=steps, initial=state.step, desc=title, unit="step", disable=hidden, mininterval=2) as progress:
+        for part in loader:
+            with accelerator.accumulate(controlnet):
+                with precision():
+                    loss = objective.loss(controlnet, *(each.to(accelerator.device) for each in part))
+                accelerator.backward(loss)
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(controlnet.parameters(), 1.0)
+                optimizer.step()
+                optimizer.zero_grad()
+            state.loss, state.parts = state.loss + float(loss.detach()), state.parts + 1
+            if not accelerator.sync_gradients:
+                continue
+            state.rate.step()
+            state.step += 1
+            progress.update()
+            if state.step % 20 == 0:
+                progress.set_postfix(loss=f"{state.mean_loss:.4f}", refresh=False)
+            yield
+
+
+def validate(accelerator: Accelerator, state: TrainingState, validation: Validation, work: Path, curve: Path) -> None:
+    """Adds a row to the curve, of the loss of all processes, each of which has seen its part of every batch."""
+    state.loss = float(accelerator.reduce(torch.tensor(state.loss, device=accelerator.device), "mean"))
+    if accelerator.is_main_process:
+        state.add_row(validation.measure(work / f"validation-{state.step}.png"))
+        with atomic_file(curve) as partial:
+            pd.DataFrame(state.rows).to_csv(partial, index=False, float_format="%.6g")
+        tqdm.write(f"{curve}: {state.rows[-1]}")
+    state.loss, state.parts = 0.0, 0

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import torch
-from PIL import Image
+from diffusers import DDPMScheduler
 from torch import Tensor
+from torchvision.utils import make_grid
 
 from featspace.config.featinv import FeatInvParams
 from featspace.data.photographs import Photographs
 from featspace.encoders.encoder import Encoder
 from featspace.metrics.similarity import cosine_similarity, map_cosine
 from featspace.pipelines.featinv import FeatInvPipeline
+from featspace.stages.featinv.objective import prediction_error
 from featspace.utils.files import atomic_file
-from featspace.utils.images import square, to_pil, to_tensor
+from featspace.utils.images import save_png, square, to_tensor
 
 RECONSTRUCTED, PREDICTED = 16, 64
 """Photographs that are decoded, and such whose noise is predicted."""
@@ -28,10 +31,12 @@ class Validation:
         photographs: Photographs,
         encoder: Encoder,
         pipeline: FeatInvPipeline,
+        scheduler: DDPMScheduler,
         settings: FeatInvParams,
         resolution: int,
     ):
-        self.encoder, self.pipeline, self.settings = encoder, pipeline, settings
+        self.encoder, self.pipeline, self.scheduler, self.settings = encoder, pipeline, scheduler, settings
+        pipeline.set_progress_bar_config(disable=True)  # the training has one
         chosen = photographs.choose(1)
         chosen = chosen[:: max(1, len(chosen) // PREDICTED)][:PREDICTED]
         self.images = torch.stack([to_tensor(square(photographs[i], resolution)) for i in chosen])
@@ -48,8 +53,14 @@ class Validation:
         device = self.pipeline.device
         shown = self.images[:RECONSTRUCTED]
         seeds = [torch.Generator().manual_seed(i) for i in range(len(shown))]
-        options = self.settings.prompt, self.settings.guidance_scale, self.settings.steps
-        decoded = self.pipeline(self._maps(shown), *options, seeds, output_type="pt").float().cpu()
+        decoded = self.pipeline(
+            self._maps(shown),
+            self.settings.prompt,
+            num_inference_steps=self.settings.steps,
+            guidance_scale=self.settings.guidance_scale,
+            generator=seeds,
+            output_type="pt",
+        ).images.cpu()
         maps = [self._maps(images) for images in (shown, decoded)]
         pooled = [self.encoder.pooled(images.to(device)) for images in (shown, decoded)]
         measured = {
@@ -59,8 +70,8 @@ class Validation:
             "shuffled_cosine": float(map_cosine(maps[0], maps[1].roll(1, 0)).mean()),
         }
         controlnet.train()
-        with atomic_file(grid) as aside:
-            tiles(shown, decoded).save(aside, format="PNG")
+        with atomic_file(grid) as partial:
+            save_png(partial, tile(shown, decoded))
         return measured
 
     def _maps(self, images: Tensor) -> Tensor:
@@ -71,21 +82,17 @@ class Validation:
         for images in self.images.split(RECONSTRUCTED):
             clean = prior.encode(images.to(self.pipeline.device) * 2 - 1).float()
             noise = torch.randn(clean.shape, generator=generator).to(clean)
-            t = torch.randint(len(prior.alpha_bars), (len(clean),), generator=generator)
-            keep = prior.alpha_bars[t].float().view(-1, 1, 1, 1).to(clean)
-            z = keep.sqrt() * clean + (1 - keep).sqrt() * noise
-            out = self.pipeline.predict(z, t.to(z.device), self._maps(images), prior.prompt).float()
-            out = keep.sqrt() * out + (1 - keep).sqrt() * z if prior.prediction_type == "v_prediction" else out
-            errors.append((out - noise).square().mean((1, 2, 3)))
+            t = torch.randint(len(self.scheduler), (len(clean),), generator=generator).to(clean.device)
+            predict = functools.partial(
+                self.pipeline.predict, t=t, conditioning=self._maps(images), context=prior.prompt
+            )
+            error = prediction_error(predict, self.scheduler, clean, noise, t)
+            if self.scheduler.config.prediction_type == "v_prediction":  # of the noise: √ᾱ times as far off
+                error = error * self.scheduler.alphas_cumprod[t]
+            errors.append(error)
         return float(torch.cat(errors).mean())
 
 
-def tiles(originals: Tensor, decoded: Tensor, across: int = 8) -> Image.Image:
-    """Images (N, 3, S, S) in [0, 1] in rows of `across`, each row of originals above that of their reconstructions."""
-    side = originals.shape[-1]
-    rows = [row for pair in zip(originals.split(across), decoded.split(across), strict=True) for row in pair]
-    sheet = Image.new("RGB", (side * min(across, len(originals)), side * len(rows)), "white")
-    for y, row in enumerate(rows):
-        for x, image in enumerate(row):
-            sheet.paste(to_pil(image), (x * side, y * side))
-    return sheet
+def tile(originals: Tensor, decoded: Tensor, across: int = 8) -> Tensor:
+    """Images (N, 3, S, S) in rows of `across`, each row of originals above that of their reconstructions."""
+    return make_grid(torch.cat([originals, decoded], dim=2), across, padding=0, pad_value=1.0)

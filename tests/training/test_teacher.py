@@ -11,9 +11,11 @@ from featspace_training import classifier, clip, data, prior, vae
 from featspace_training.teacher import Teacher, TeacherRecipe, perceptual_error
 from safetensors import safe_open
 from safetensors.torch import load_file
-from test_training import SPEED, TEXT, UNET, VAE
+from tiny_models import TEXT, UNET, VAE
 
 from featspace.utils.errors import FeatspaceError
+
+SPEED = {"batch": 4, "lr": 1e-3}
 
 
 def test_the_perceptual_error_is_relative_and_zero_for_the_same_image(toy_teacher):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -14,10 +13,11 @@ import torch
 from featspace_training import schedule
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
-from test_training import TEXT, UNET, VAE
+from tiny_models import TEXT, UNET, VAE
 
 from featspace.utils.errors import FeatspaceError
 
+ROOT = Path(__file__).parents[2]
 WEIGHTS = {
     "vae": "diffusion_pytorch_model.safetensors",
     "vit": "model.safetensors",
@@ -77,7 +77,8 @@ def test_pauses_and_a_kill_change_nothing(params, toy_photographs, tmp_path, cap
 
     options = ["--params", params, "--photographs", toy_photographs, "--checkpoints", killed, "--threads", "1"]
     command = [sys.executable, "-m", "featspace_training.schedule", *map(str, options)]
-    with subprocess.Popen(command, env=os.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, cwd=ROOT / "training", **quiet) as process:
         while not (killed / "vae.pt").exists():
             assert process.poll() is None
             time.sleep(0.01)
@@ -116,6 +117,6 @@ def test_a_recipe_that_does_not_fit_its_checkpoint_is_refused_before_anything_is
 
 def test_make_train_runs_it_at_the_lowest_priority():
     command = ["make", "-n", "--no-print-directory", "train", "THREADS=2", "SECONDS=60"]  # `make test` is a make, too
-    shown = subprocess.run(command, cwd=Path(__file__).parents[1], check=True, capture_output=True, text=True).stdout
+    shown = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     line = " ".join(shown.replace("\\\n", " ").split())
     assert line.endswith("nice -n 19 ../.venv/bin/python -m featspace_training.schedule --threads 2 --seconds 60")

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, DDIMScheduler
 from featspace_training import cards, data, measures, samples, vae
 from PIL import Image
 
@@ -38,15 +38,15 @@ def test_frechet_distance_does_not_depend_on_the_axes():
 
 
 def test_noise_error_is_zero_for_who_knows_the_noise_and_one_for_who_says_none():
-    latents, alpha_bars = torch.randn(300, 4, 8, 8), torch.linspace(0.99, 0.1, 10)
+    latents, scheduler = torch.randn(300, 4, 8, 8), DDIMScheduler(10, beta_start=0.02, beta_end=0.3)
     clean = iter(latents.split(125))
 
     def knows(z, t):
-        keep = alpha_bars[t].view(-1, 1, 1, 1)
+        keep = scheduler.alphas_cumprod[t].view(-1, 1, 1, 1)
         return (z - keep.sqrt() * next(clean)) / (1 - keep).sqrt()
 
-    assert measures.noise_error(knows, latents, alpha_bars) < 1e-6
-    assert measures.noise_error(lambda z, t: torch.zeros_like(z), latents, alpha_bars) == pytest.approx(1, abs=0.02)
+    assert measures.noise_error(knows, latents, scheduler) < 1e-6
+    assert measures.noise_error(lambda z, t: torch.zeros_like(z), latents, scheduler) == pytest.approx(1, abs=0.02)
 
 
 def test_accuracies_are_shares_of_right_answers(project, toy_photographs):

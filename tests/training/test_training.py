@@ -14,60 +14,45 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from featspace_training import classifier, clip, data, photographs, prior, vae
 from featspace_training.__main__ import MODELS, read_recipe, train
 from PIL import Image
+from tiny_models import TEXT, UNET, VAE
 
 from featspace.encoders.encoder import load_encoder
 from featspace.utils.errors import FeatspaceError
 from featspace.utils.locks import alone
 
-RECIPES = Path(__file__).parents[1] / "training" / "params.yaml"
+RECIPES = Path(__file__).parents[2] / "training" / "params.yaml"
 SPEED = {"batch": 4, "lr": 1e-3}
-UNET = {
-    "sample_size": 16,
-    "in_channels": 4,
-    "out_channels": 4,
-    "layers_per_block": 1,
-    "block_out_channels": [8, 8],
-    "norm_num_groups": 4,
-    "attention_head_dim": 2,
-    "cross_attention_dim": 8,
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
-    "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
-}
-TEXT = {
-    "hidden_size": 8,
-    "intermediate_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "max_position_embeddings": 77,
-    "projection_dim": 8,
-}
-VAE = {
-    "latent_channels": 4,
-    "sample_size": 64,
-    "layers_per_block": 1,
-    "norm_num_groups": 4,
-    "block_out_channels": [4, 4, 4],
-    "down_block_types": ["DownEncoderBlock2D"] * 3,
-    "up_block_types": ["UpDecoderBlock2D"] * 3,
-}
 
 
-def test_augmentation_keeps_range_and_repeats():
-    images = torch.rand(6, 3, 64, 64)
-    first = data.augment(images, 32, torch.Generator().manual_seed(1))
-    again = data.augment(images, 32, torch.Generator().manual_seed(1))
-    assert torch.equal(first, again) and first.shape == (6, 3, 32, 32)
-    assert first.min() >= 0 and first.max() <= 1
+def drawn(images: torch.Tensor, **options) -> data.Augmented:
+    return data.Augmented(images, torch.arange(len(images)), data.augmentation(32, **options))
+
+
+def test_augmentation_follows_from_the_seed_alone():
+    images = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8)
+    samples = drawn(images, min_scale=0.35)
+    first = torch.stack([samples[0, seed][0] for seed in range(20)])
+    before = torch.get_rng_state()
+    torch.rand(7)
+    assert torch.equal(first, torch.stack([samples[0, seed][0] for seed in range(20)]))
+    torch.set_rng_state(before)
+    assert samples[0, 0] and torch.equal(torch.get_rng_state(), before)  # nothing is drawn from the training's own
+    assert first.shape == (20, 3, 32, 32) and first.dtype == torch.uint8 and len(first.flatten(1).unique(dim=0)) == 20
+    assert samples[1, 3][1] == 1
 
 
 def test_augmentation_without_crop_or_jitter_is_the_image_or_its_mirror():
-    images = torch.rand(1, 3, 64, 64).expand(8, -1, -1, -1)
-    square = {"min_scale": 1.0, "jitter": 0.0}
-    generator = torch.Generator().manual_seed(0)
-    widths = torch.stack([data.augment(images, 64, generator, **square) for _ in range(3)]).flatten(0, 1)
-    # Only the aspect ratio is random then: constant images stay constant, and nothing leaves the range.
-    assert torch.allclose(data.augment(torch.full((4, 3, 8, 8), 0.25), 8, generator, **square), torch.tensor(0.25))
-    assert widths.min() >= images.min() - 1e-6 and widths.max() <= images.max() + 1e-6
+    image = torch.randint(256, (3, 32, 32), dtype=torch.uint8)
+    samples = drawn(image[None], min_scale=1.0, jitter=0.0)
+    found = [samples[0, seed][0] for seed in range(40)]
+    kept, mirrored = (sum(torch.equal(each, wanted) for each in found) for wanted in (image, image.flip(-1)))
+    assert kept + mirrored == 40 and 8 < kept < 32
+
+
+def test_jitter_changes_colors_by_so_much():
+    gray = torch.full((1, 3, 32, 32), 100, dtype=torch.uint8)
+    levels = torch.stack([drawn(gray, min_scale=1.0)[0, seed][0].unique().float().mean() for seed in range(60)])
+    assert 69 <= levels.min() < 80 and 120 < levels.max() <= 131
 
 
 def test_tokenizer_agrees_with_open_clips():

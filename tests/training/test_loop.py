@@ -5,7 +5,9 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 import torch
-from featspace_training.loop import Paused, Recipe, _schedule, batch_indices, fit
+from featspace_training.data import Augmented, Indices, augmentation
+from featspace_training.loop import Paused, fit
+from featspace_training.recipe import Recipe
 from torch import nn
 
 from featspace.utils.errors import FeatspaceError
@@ -18,7 +20,8 @@ def train_line(steps: int, folder, stop_at: int | None = None, **changes) -> nn.
     torch.manual_seed(0)
     model, x = nn.Linear(3, 1), torch.randn(10, 3)
 
-    def loss(model, indices, generator):
+    def loss(model, batch, generator):
+        (indices,) = batch
         calls.append(indices)
         if len(calls) == stop_at:
             raise KeyboardInterrupt
@@ -27,7 +30,8 @@ def train_line(steps: int, folder, stop_at: int | None = None, **changes) -> nn.
 
     calls: list = []
     recipe = Recipe(steps=steps, checkpoint_seconds=-1, evaluate_every=2, **SPEED | changes)
-    return fit(model, loss, lambda m: {"bias": m.bias.item()}, recipe, 10, folder / "line.pt", folder / "line.csv")
+    files = folder / "line.pt", folder / "line.csv"
+    return fit(model, loss, lambda m: {"bias": m.bias.item()}, recipe, Indices(10), *files)
 
 
 def test_an_interrupted_run_resumes_exactly(tmp_path):
@@ -89,7 +93,7 @@ def test_a_checkpoint_of_another_recipe_is_refused(tmp_path):
 
 def test_the_learning_rate_rises_stays_and_falls():
     recipe = Recipe(steps=100, warmup=10, decay=0.2, batch=1, lr=1)
-    rates = [_schedule(step, recipe) for step in range(100)]
+    rates = [recipe.learning_rate(step) for step in range(100)]
     assert rates[:2] == pytest.approx([0.1, 0.2]) and rates[9:81] == [1.0] * 72
     assert rates[90] == pytest.approx(0.5) and rates[99] == pytest.approx(0.05)
 
@@ -110,11 +114,54 @@ def test_averaging_keeps_masks_whole(tmp_path):
 
     recipe = Recipe(steps=3, **SPEED)
     files = tmp_path / "m.pt", tmp_path / "m.csv"
-    fit(Masked(), lambda model, *_: model(torch.ones(1, 2)).square().sum(), finite, recipe, 4, *files)
+    fit(Masked(), lambda model, *_: model(torch.ones(1, 2)).square().sum(), finite, recipe, Indices(4), *files)
     assert (pd.read_csv(files[1])["finite"] == 1).all()
 
 
-def test_an_epoch_visits_every_sample_once():
-    seen = torch.cat([batch_indices(step, 4, 10, seed=1) for step in range(5)])
-    assert sorted(seen[:10].tolist()) == sorted(seen[10:].tolist()) == list(range(10))
-    assert seen[:10].tolist() != seen[10:].tolist()
+def test_a_training_draws_the_same_samples_whoever_draws_them(tmp_path):
+    """By processes of its own, and after an interruption."""
+    images = torch.randint(256, (10, 3, 16, 16), dtype=torch.uint8)
+    samples = Augmented(images, torch.arange(10), augmentation(16, 0.3))
+    losses = {}
+
+    def train(name: str, **changes) -> None:
+        def loss(model, batch, generator):
+            losses[name].append((batch[0].clone(), batch[1].clone()))
+            return model(batch[0].float().mean((2, 3)) / 255).square().mean()
+
+        losses.setdefault(name, [])
+        recipe = Recipe(steps=6, checkpoint_seconds=-1, **SPEED | changes)
+        fit(nn.Linear(3, 1), loss, lambda _: {}, recipe, samples, tmp_path / f"{name}.pt", tmp_path / f"{name}.csv")
+
+    train("whole")
+    train("divided", workers=1)
+    for _ in range(5):
+        with pytest.raises(Paused):
+            train("parts", seconds=1e-9)
+    train("parts", seconds=1e-9)
+    for name in ("divided", "parts"):
+        assert len(losses[name]) == 6
+        for (pixels, labels), (others, same) in zip(losses["whole"], losses[name], strict=True):
+            assert torch.equal(pixels, others) and torch.equal(labels, same)
+    labels = torch.cat([labels for _, labels in losses["whole"]])
+    assert sorted(labels[:10].tolist()) == sorted(labels[10:20].tolist()) == list(range(10))
+
+
+def test_what_a_step_reads_and_writes_stays_where_it_is(tmp_path):
+    """Else a replayed step would read old batches and rates, and write weights that nobody has."""
+    model, places = nn.Linear(1, 1), []
+    watched = torch.optim.AdamW.step
+
+    def loss(model, batch, generator):
+        places.append([batch[0].data_ptr(), *(weight.data_ptr() for weight in model.state_dict().values())])
+        return model(batch[0].float().view(-1, 1)).square().mean()
+
+    def step(optimizer):
+        places[-1] += [group["lr"].data_ptr() for group in optimizer.param_groups]
+        return watched(optimizer)
+
+    files = tmp_path / "p.pt", tmp_path / "p.csv"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", step)
+        fit(model, loss, lambda _: {}, Recipe(steps=5, evaluate_every=2, **SPEED), Indices(8), *files)
+    assert len(places) == 5 and places.count(places[0]) == 5

@@ -41,9 +41,11 @@ train: $(ENV) ## train the small models on what is idle, or go on; stop it at an
 test: $(ENV) ## run the tests; some talk to a hub that they serve themselves
 	HF_HUB_OFFLINE=0 .venv/bin/python -m pytest
 
-lint: $(ENV) ## check code and format
+lint: $(ENV) ## check code, format, types, and that rooms import downwards only
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/lint-imports
+	.venv/bin/mypy
 
 env: $(ENV) ## build the environment alone
 

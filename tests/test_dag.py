@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import ast
+import operator
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from contextlib import chdir
+from functools import reduce
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from dvc.repo import Repo
 from dvc.stage import PipelineStage
+from ruamel.yaml import YAML
+from scmrepo.git import Git
 from snakemake.api import OutputSettings, ResourceSettings, SnakemakeApi
 from snakemake.rules import Rule
 from snakemake.settings.enums import Quietness
@@ -46,7 +50,10 @@ stages:
       outs: ["data/decoded/${item}/"]
       meta: {threads: 2, mem_mb: 500}
   table:
-    cmd: [mkdir -p figures, cat data/decoded/*/a.png > figures/table.csv, echo 1 > figures/metrics.json]
+    cmd:
+      - mkdir -p figures && echo counted $((40 + 2)) >&2
+      - cat data/decoded/*/a.png > figures/table.csv
+      - echo 1 > figures/metrics.json
     deps: [data/decoded]
     outs: [figures/table.csv: {cache: false}]
     metrics: [figures/metrics.json: {cache: false}]
@@ -76,81 +83,93 @@ def toy(folder: Path) -> Path:
     return folder
 
 
-def parse_rules() -> dict[str, Rule]:
-    with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
-        workflow = api.workflow(ResourceSettings(cores=1), snakefile=Path("Snakefile"))._workflow
-        return {rule.name: rule for rule in workflow.rules if rule.name != "all"}
+class Parsed(NamedTuple):
+    """A pipeline as both tools read it, by the names of stages and rules."""
+
+    folder: Path
+    stages: dict[str, PipelineStage]
+    edges: set[tuple[str, str]]  # of DVC: a stage, and one whose outputs it takes
+    rules: dict[str, Rule]
 
 
-def parse_stages(repo: Repo) -> dict[str, PipelineStage]:
-    """The root's stages; training/dvc.yaml is a pipeline of its own."""
-    file = str(Path(repo.root_dir, "dvc.yaml"))
-    return {stage.name: stage for stage in repo.index.stages if stage.path == file}
+def parse(folder: Path) -> Parsed:
+    with chdir(folder), Repo(".") as repo:
+        # The root's stages; training/dvc.yaml is a pipeline of its own.
+        stages = {stage.name: stage for stage in repo.index.stages if Path(stage.path) == folder / "dvc.yaml"}
+        edges = {(a.name, b.name) for a, b in repo.index.graph.edges if a.name in stages and b.name in stages}
+        with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
+            workflow = api.workflow(ResourceSettings(cores=1), snakefile=Path("Snakefile"))._workflow
+            return Parsed(folder, stages, edges, {rule.name: rule for rule in workflow.rules if rule.name != "all"})
 
 
-@pytest.fixture(params=["project", "toy"])
-def repo(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Repo]:
-    monkeypatch.chdir(PROJECT if request.param == "project" else toy(tmp_path / "toy"))
-    with Repo(".") as repo:
-        yield repo
+@pytest.fixture(scope="module")
+def project() -> Parsed:
+    return parse(PROJECT)
+
+
+@pytest.fixture(scope="module", params=["project", "toy"])
+def parsed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Parsed:
+    if request.param == "project":
+        return request.getfixturevalue("project")
+    return parse(toy(tmp_path_factory.mktemp("parsed") / "toy"))
 
 
 def overlap(path: str, other: str) -> bool:
     return Path(path).is_relative_to(other) or Path(other).is_relative_to(path)
 
 
-def test_every_rule_is_a_stage(repo: Repo) -> None:
-    rules, stages = parse_rules(), parse_stages(repo)
-    assert list(rules) == list(stages)
-    for name, stage in stages.items():
-        rule = rules[name]
-        files = [str(dep) for dep in stage.deps if dep not in stage.params]
-        assert {str(path) for path in rule.output} == {str(out) for out in stage.outs}
+def test_every_rule_is_a_stage(parsed: Parsed) -> None:
+    assert list(parsed.rules) == list(parsed.stages)
+    values = YAML(typ="safe").load(parsed.folder / "params.yaml")
+    for name, stage in parsed.stages.items():
+        rule = parsed.rules[name]
+        files, outs = (
+            {str(Path(file.fs_path).relative_to(parsed.folder)) for file in some if file not in stage.params}
+            for some in (stage.deps, stage.outs)
+        )
+        assert {str(path) for path in rule.output} == outs
         assert all(any(overlap(path, file) for file in files) for path in rule.input), name
         assert all(any(overlap(path, file) for path in rule.input) for file in files), name
-        assert rule.shellcmd == "{params.cmd}"
+        assert rule.shellcmd == "({params.cmd}) 2>&1 | tee {log}"
         assert rule.params.cmd(None) == (stage.cmd if isinstance(stage.cmd, str) else "\n".join(stage.cmd))
-        assert rule.params.parameters == [param.read_params() for param in stage.params]
+        assert [*rule.log] == [f".snakemake/logs/{name}.log"]
+        read = [{key: reduce(operator.getitem, key.split("."), values) for key in deps.params} for deps in stage.params]
+        assert rule.params.parameters == read
         meta = {"threads": 1, **(stage.meta or {})}
         assert rule.resources["_cores"] == meta.pop("threads")
         assert {key: rule.resources[key] for key in meta} == meta
 
 
-def test_edges_agree(repo: Repo) -> None:
-    rules, stages = parse_rules(), parse_stages(repo)
-    maker = {path: rule.name for rule in rules.values() for path in rule.output}
-    snakemake = {(rule.name, maker[path]) for rule in rules.values() for path in rule.input if path in maker}
-    dvc = {(a.name, b.name) for a, b in repo.index.graph.edges if a.name in stages and b.name in stages}
-    assert snakemake == dvc
-    assert len(dvc) >= len(stages) - 1
+def test_edges_agree(parsed: Parsed) -> None:
+    maker = {path: rule.name for rule in parsed.rules.values() for path in rule.output}
+    snakemake = {(rule.name, maker[path]) for rule in parsed.rules.values() for path in rule.input if path in maker}
+    assert snakemake == parsed.edges
+    assert len(parsed.edges) >= len(parsed.stages) - 1
 
 
-def test_folders_end_in_a_slash(repo: Repo) -> None:
+def test_folders_end_in_a_slash(parsed: Parsed) -> None:
     """DVC knows a folder once it is built (dvc.lock), Snakemake must know it before."""
-    for stage in parse_stages(repo).values():
+    for stage in parsed.stages.values():
         for out in stage.outs:
             if out.hash_info:
                 assert out.hash_info.isdir == out.def_path.endswith("/"), out.def_path
 
 
 @pytest.mark.parametrize("profile", ["mini", "paper"])
-def test_each_network_of_a_profile_has_its_stages(profile: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(PROJECT)
-    with Repo(".") as repo:
-        names = parse_stages(repo).keys()
-    own = Params.load().profile(profile)
+def test_each_network_of_a_profile_has_its_stages(profile: str, project: Parsed) -> None:
+    own = Params.load(PROJECT / "params.yaml").profile(profile)
     wanted = dict.fromkeys(("features", "decode", "references", "similarity"), own.encoders.keys())
     for stage, networks in {**wanted, "featinv": own.featinv.controlnets.keys()}.items():
         start = f"{stage}@{profile}-"
-        assert {name.removeprefix(start) for name in names if name.startswith(start)} == set(networks)
+        assert {name.removeprefix(start) for name in project.stages if name.startswith(start)} == set(networks)
 
 
-def snakemake(*args: str) -> set[str]:
-    """Builds `mini` with Snakemake; the names of the rules that ran."""
+def snakemake(folder: Path, *args: str) -> tuple[set[str], str]:
+    """Builds `mini` with Snakemake; the names of the rules that ran, and what was printed."""
     command = [sys.executable, "-m", "snakemake", "--cores", "2", "mini", *args]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return set(re.findall(r"^(?:local)?rule (.+):$", done.stdout + done.stderr, re.MULTILINE))
+    done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert done.returncode == 0, done.stdout
+    return set(re.findall(r"^(?:local)?rule (.+):$", done.stdout, re.MULTILINE)), done.stdout
 
 
 def outputs(folder: Path) -> dict[str, bytes]:
@@ -158,21 +177,44 @@ def outputs(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in files if p.name != ".snakemake_timestamp"}
 
 
-def test_both_build_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(toy(tmp_path / "dvc"))
-    with Repo(".") as repo:
+ALL = {"targets", "decode@clip", "decode@vit", "table", "figure@clip", "figure@vit", "mini"}
+REACHED = {"decode@vit", "table", "figure@vit", "mini"}
+"""By the parameter `steps.vit`."""
+
+
+@pytest.fixture(scope="module")
+def by_dvc(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy as DVC builds it; to be copied, not changed."""
+    folder = toy(tmp_path_factory.mktemp("dvc") / "toy")
+    with chdir(folder), Repo(".") as repo:
         repo.reproduce("mini")
-    monkeypatch.chdir(toy(tmp_path / "snakemake"))
-    decoded = {"decode@clip", "decode@vit"}
-    assert snakemake() == {"targets", *decoded, "table", "figure@clip", "figure@vit", "mini"}
-    assert outputs(tmp_path / "snakemake") == outputs(tmp_path / "dvc")
-    assert len(outputs(tmp_path / "dvc")) == 9
+    return folder
 
-    # Only what the parameter reaches runs again; all else is up to date.
+
+@pytest.fixture(scope="module")
+def by_snakemake(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy as Snakemake builds it; to be copied, not changed."""
+    folder = toy(tmp_path_factory.mktemp("snakemake") / "toy")
+    ran, printed = snakemake(folder)
+    assert ran == ALL
+    # What a command prints is on the terminal, and is kept.
+    assert "counted 42\n" in printed
+    assert (folder / ".snakemake/logs/table.log").read_text() == "counted 42\n"
+    return folder
+
+
+def test_both_build_the_same(by_dvc: Path, by_snakemake: Path) -> None:
+    assert outputs(by_snakemake) == outputs(by_dvc)
+    assert len(outputs(by_dvc)) == 9
+
+
+def test_only_what_a_parameter_reaches_runs_again(
+    by_snakemake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(shutil.copytree(by_snakemake, tmp_path / "toy"))
     Path("params.yaml").write_text(PARAMS.replace("vit: 3", "vit: 4"))
-    assert snakemake() == {"decode@vit", "table", "figure@vit", "mini"}
+    assert snakemake(Path())[0] == REACHED
     assert Path("data/decoded/vit/a.png").read_text().count("vit: 4") == 1
-
     with Repo(".") as repo:
         repo.commit(force=True)
     with Repo(".") as repo:
@@ -180,37 +222,30 @@ def test_both_build_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert repo.reproduce("mini") == []
 
 
-def imported(*modules: str) -> set[str]:
-    """The project's files that modules import, at the head or inside of functions, and what these import."""
-    found, waiting = set(), list(modules)
-    while waiting:
-        path = PROJECT / "src" / waiting.pop().replace(".", "/")
-        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-        name = str(path.relative_to(PROJECT))
-        if path.is_file() and name not in found:
-            found.add(name)
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.ImportFrom) and node.module.startswith("featspace"):
-                    waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return found
+def test_snakemake_takes_over_what_dvc_built(by_dvc: Path, tmp_path: Path) -> None:
+    """`snakemake --touch -F` records it, parameters included."""
+    folder = shutil.copytree(by_dvc, tmp_path / "toy")
+    assert snakemake(folder, "--touch", "-F")[0] == ALL
+    assert outputs(folder) == outputs(by_dvc)
+    (folder / "params.yaml").write_text(PARAMS.replace("vit: 3", "vit: 4"))
+    assert snakemake(folder, "--dry-run")[0] == REACHED
 
 
-@pytest.mark.parametrize(
-    "stages, modules",
-    [
-        ("layer-", ["featspace.data.features", "featspace.encoders.encoder", "featspace.stages.decode"]),
-        ("layers@", ["featspace.stages.layers", "featspace.encoders.encoder", "featspace.utils.devices"]),
-        ("layers_figures@", ["featspace.figures"]),
-    ],
-)
-def test_a_stage_depends_on_all_that_it_imports(stages: str, modules: list[str]) -> None:
-    with Repo(PROJECT) as repo:
-        found = [stage for stage in parse_stages(repo).values() if stage.name.startswith(stages)]
-    assert found
-    files = {file for file in imported(*modules) if not file.endswith("__init__.py")}
-    for stage in found:
-        deps = [str(Path(dep.fs_path).relative_to(PROJECT)) for dep in stage.deps if dep not in stage.params]
-        missing = [file for file in sorted(files) if not any(Path(file).is_relative_to(dep) for dep in deps)]
-        assert not missing, f"{stage.name} imports, but does not depend on, {missing}"
-        named = [dep for dep in deps if dep.startswith("src/")]
-        assert not (idle := [dep for dep in named if dep not in files and dep.endswith(".py")]), idle
+def test_an_experiment_changes_what_its_parameter_reaches(
+    by_dvc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`dvc exp run -S steps.vit=4 mini`, which needs a commit to start from."""
+    monkeypatch.chdir(shutil.copytree(by_dvc, tmp_path / "toy"))
+    Path(".dvc/config").write_text("")
+    Path(".gitignore").write_text("/data\n/figures\n")
+    git = Git.init(".")
+    git.add([".gitignore", ".dvcignore", "dvc.lock", "dvc.yaml", "params.yaml", "models/clip/w", "models/vit/w"])
+    git.commit("Built")
+    git.close()
+    with Repo(".") as repo:
+        assert repo.experiments.run(targets=["mini"], params=["steps.vit=4"])
+        assert len(repo.experiments.ls()) == 1
+    before, after = outputs(by_dvc), outputs(Path())
+    changed = {name for name in before if after[name] != before[name]}
+    assert changed == {"data/decoded/vit/a.png", "figures/table.csv", "figures/vit.png", "figures/ALL"}
+    assert before.keys() == after.keys()

@@ -69,6 +69,20 @@ def test_layers_keep_their_names_and_outputs_the_named_convolution_too():
 
 
 @torch.no_grad()
+def test_what_a_module_gives_is_kept_where_its_last_convolution_is_normalized_outside_of_it():
+    torch.manual_seed(0)
+    inside, outside = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+    for norm in (inside, outside):
+        norm.running_mean.fill_(1.0)
+    model = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), inside, nn.Conv2d(4, 4, 1)), outside).eval()
+    images = torch.randn(1, 3, 8, 8)
+    expected, last = model[0](images), model(images)
+    assert fold_batch_norms(model, images, kept="0") == 1
+    torch.testing.assert_close(model[0](images), expected)
+    torch.testing.assert_close(model(images), last)
+
+
+@torch.no_grad()
 def test_a_network_that_would_change_is_left_as_it_was():
     """Its convolution's output is used twice, once without the normalization."""
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
+import torchvision
 from safetensors.torch import save_file
 
 from featspace.cli import main
 from featspace.data.features import read_features
+from featspace.encoders.adapters import Layers
 from featspace.encoders.adapters.timm import _network
+from featspace.encoders.adapters.torchvision import split
 from featspace.encoders.encoder import Encoder, load_encoder
-from featspace.encoders.feature_maps import as_map, at_layer, unpooled
+from featspace.encoders.feature_maps import at_layer
 from featspace.utils.errors import FeatspaceError, UsageError
 
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -88,23 +91,23 @@ def test_maps_have_gradients_and_do_not_depend_on_the_batch():
 def test_what_is_no_map_is_named():
     model = encoder("test_resnet").model
     with pytest.raises(UsageError, match="layer9.*did you mean layer"):
-        at_layer(model, IMAGES, "layer9")
+        at_layer(model, "layer9", IMAGES, Layers())
     for layer, reason in (("fc", r"shape \(2, 3\)"), ("drop", "is not used when")):
         model.drop = torch.nn.Identity()
         with pytest.raises(FeatspaceError, match=rf"^layer '{layer}': (?!layer).*{reason}.*name a") as caught:
-            at_layer(model, IMAGES, layer)
+            at_layer(model, layer, IMAGES, Layers())
         assert "\n" not in str(caught.value)
-    with pytest.raises(FeatspaceError, match="60 tokens are no grid"):
-        as_map(torch.zeros(2, 60, 4), None, torch.zeros(2, 3, 64, 128))
-    with pytest.raises(FeatspaceError, match="what it pools is not known"):
-        unpooled(torch.nn.Linear(2, 2), IMAGES)
+    shuffled = torchvision.models.shufflenet_v2_x0_5()
+    transforms = torchvision.models.ShuffleNet_V2_X0_5_Weights.DEFAULT.transforms()
+    with pytest.raises(FeatspaceError, match="what it pools is not known; name a layer"):
+        Encoder("shufflenet", split(shuffled, transforms), "unpooled")
 
 
 def test_a_wrong_layer_of_a_real_network_is_one_line(project, tmp_path, offline, capsys):
     text = (project / "params.yaml").read_text().replace("data/models", f"{project}/data/models")
     for layer, status, reason in (
         ("block.4", 2, "EfficientNet has none of that name; did you mean blocks.4"),
-        ("classifier", 1, "its output is of shape (1, 1000), neither a map nor tokens; name a layer before it, or unp"),
+        ("classifier", 1, "its output, of shape (2, 1000) for 2 images, is neither a map nor tokens; name a layer"),
     ):
         network = f"network: 'package:efficientnet_lite0', layer: {layer}"
         (tmp_path / "params.yaml").write_text(text.replace(f"network: {project}/data/models/resnet", network))

@@ -10,15 +10,14 @@ import dis
 import inspect
 import shlex
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import CodeType, FunctionType
+from typing import NamedTuple
 
 import grimp
 import pytest
 import typer
 from dvc.repo import Repo
-from dvc.stage import PipelineStage
 
 from featspace.cli import app
 from featspace.figures import FIGURES, LAYERS, OVERVIEW, overview
@@ -26,9 +25,12 @@ from featspace.figures import FIGURES, LAYERS, OVERVIEW, overview
 PROJECT = Path(__file__).parents[2]
 PACKAGES = {"featspace": PROJECT / "src", "featspace_training": PROJECT / "training"}
 GLUE = "featspace"
+COMMANDS = typer.main.get_command(app)
 FILES = ["dvc.yaml", "bench/dvc.yaml", "training/dvc.yaml"]
 BY_NAME = {
-    "featspace.figures": {name: draw.__module__ for name, draw in {**FIGURES, **LAYERS, OVERVIEW: overview.draw}.items()},
+    "featspace.figures": {
+        name: draw.__module__ for name, draw in {**FIGURES, **LAYERS, OVERVIEW: overview.draw}.items()
+    },
     "featspace_training.__main__": {
         name: f"featspace_training.{module}"
         for name, module in {"vae": "vae", "vit": "classifier", "clip": "clip", "prior": "prior"}.items()
@@ -47,11 +49,26 @@ def imports() -> grimp.ImportGraph:
     return graph
 
 
+class Stage(NamedTuple):
+    code: set[Path]  # the files that its commands run
+    dependencies: list[Path]  # files and folders, where links lead
+
+
 @pytest.fixture(scope="module", params=FILES)
-def stages(request: pytest.FixtureRequest) -> Iterator[list[PipelineStage]]:
-    file = PROJECT / request.param
+def stages(request: pytest.FixtureRequest, imports: grimp.ImportGraph) -> dict[str, Stage]:
+    """By their names in dvc.yaml."""
+    file, closures = PROJECT / request.param, {}
     with Repo(PROJECT / "training" if request.param.startswith("training") else PROJECT) as repo:
-        yield [stage for stage in repo.index.stages if Path(stage.path) == file]
+        found = {}
+        for stage in repo.index.stages:
+            if Path(stage.path) == file:
+                commands = [stage.cmd] if isinstance(stage.cmd, str) else stage.cmd
+                started = [started_by(command, imports) for command in commands]
+                for start in started:
+                    closures[start] = closures.get(start) or run_by(*start, imports)
+                dependencies = [Path(dep.fs_path).resolve() for dep in stage.deps if dep not in stage.params]
+                found[stage.name] = Stage(set().union(*(closures[start] for start in started)), dependencies)
+    return found
 
 
 def globals_of(code: CodeType) -> set[str]:
@@ -74,23 +91,22 @@ def imported_inside(function: FunctionType, graph: grimp.ImportGraph) -> set[str
     return found.union(*(imported_inside(helper, graph) for helper in helpers))
 
 
-def started_by(command: str, graph: grimp.ImportGraph) -> tuple[set[str], str]:
+def started_by(command: str, graph: grimp.ImportGraph) -> tuple[frozenset[str], str]:
     """The modules that a shell command starts with, and the argument after its name."""
     program, *words = shlex.split(command)
     if program == "python":
         module = words[1] if "." in words[1] else f"{words[1]}.__main__"
-        return {module}, words[2]
+        return frozenset({module}), words[2]
     assert program == "featspace", command
-    found = typer.main.get_command(app)
+    found = COMMANDS
     while hasattr(found, "commands"):
         found = found.commands[words.pop(0)]
-    return imported_inside(inspect.unwrap(found.callback), graph), words[0]
+    return frozenset(imported_inside(inspect.unwrap(found.callback), graph)), words[0]
 
 
-def run_by(command: str, graph: grimp.ImportGraph) -> set[Path]:
-    """The files of a shell command's import closure."""
-    started, argument = started_by(command, graph)
-    assert started, f"{command} imports nothing"
+def run_by(started: frozenset[str], argument: str, graph: grimp.ImportGraph) -> set[Path]:
+    """The files of the import closure of a command."""
+    assert started
     found, waiting = set(), [*started]
     while waiting:
         if (module := waiting.pop()) in found or module == GLUE:
@@ -106,16 +122,6 @@ def file_of(module: str) -> Path:
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
-def code_of(stage: PipelineStage, graph: grimp.ImportGraph) -> set[Path]:
-    commands = [stage.cmd] if isinstance(stage.cmd, str) else stage.cmd
-    return set().union(*(run_by(command, graph) for command in commands))
-
-
-def dependencies_of(stage: PipelineStage) -> list[Path]:
-    """Files and folders, where links lead."""
-    return [Path(dep.fs_path).resolve() for dep in stage.deps if dep not in stage.params]
-
-
 def is_code(path: Path) -> bool:
     return any(path.is_relative_to(folder / name) for name, folder in PACKAGES.items())
 
@@ -126,27 +132,27 @@ def uncovered(files: set[Path], dependencies: list[Path]) -> list[str]:
     return sorted(str(file.relative_to(PROJECT)) for file in gaps)
 
 
-def test_a_stage_depends_on_all_that_it_imports(stages: list[PipelineStage], imports: grimp.ImportGraph) -> None:
-    gaps = {stage.name: uncovered(code_of(stage, imports), dependencies_of(stage)) for stage in stages}
-    assert not {name: files for name, files in gaps.items() if files}
+def test_a_stage_depends_on_all_that_it_imports(stages: dict[str, Stage]) -> None:
+    gaps = {name: uncovered(stage.code, stage.dependencies) for name, stage in stages.items()}
+    lines = [f"{name} does not depend on {', '.join(files)}" for name, files in gaps.items() if files]
+    assert not lines, "\n".join(lines)
 
 
-def test_a_stage_depends_on_no_other_code(stages: list[PipelineStage], imports: grimp.ImportGraph) -> None:
+def test_a_stage_depends_on_no_other_code(stages: dict[str, Stage]) -> None:
     """Without any one of its dependencies on code, something that it imports is not covered."""
-    idle = {}
-    for stage in stages:
-        files, dependencies = code_of(stage, imports), dependencies_of(stage)
-        for dep in filter(is_code, dependencies):
-            if not uncovered(files, [other for other in dependencies if other != dep]):
-                idle.setdefault(stage.name, []).append(str(dep.relative_to(PROJECT)))
-    assert not idle
+    lines = []
+    for name, stage in stages.items():
+        for dep in filter(is_code, stage.dependencies):
+            if not uncovered(stage.code, [other for other in stage.dependencies if other != dep]):
+                lines.append(f"{name} does not run {dep.relative_to(PROJECT)}")
+    assert not lines, "\n".join(lines)
 
 
-def test_code_that_is_depended_on_exists(stages: list[PipelineStage]) -> None:
-    named = {dep for stage in stages for dep in dependencies_of(stage) if is_code(dep) or dep.suffix == ".lock"}
+def test_code_that_is_depended_on_exists(stages: dict[str, Stage]) -> None:
+    named = {dep for stage in stages.values() for dep in stage.dependencies if is_code(dep) or dep.suffix == ".lock"}
     assert named
     assert not [str(dep.relative_to(PROJECT)) for dep in sorted(named) if not dep.exists()]
 
 
-def test_a_stage_depends_on_the_pinned_packages(stages: list[PipelineStage]) -> None:
-    assert not [stage.name for stage in stages if PROJECT / "requirements.lock" not in dependencies_of(stage)]
+def test_a_stage_depends_on_the_pinned_packages(stages: dict[str, Stage]) -> None:
+    assert not [name for name, stage in stages.items() if PROJECT / "requirements.lock" not in stage.dependencies]

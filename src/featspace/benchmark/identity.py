@@ -41,7 +41,7 @@ def _imported(module: str) -> set[Path]:
             continue
         found[name] = file
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("featspace"):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("featspace"):
                 waiting += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
     return set(found.values())
 

@@ -68,7 +68,7 @@ def run_speed(
     not known, or a device that is not there.
     """
     device, precision = choose_device(profile.decode.device), profile.decode.precision
-    rates = {name: matrix_rate(device, getattr(torch, name)) for name in {"float32", precision}}
+    rates: dict[str, float] = {name: matrix_rate(device, getattr(torch, name)) for name in {"float32", precision}}
     rows = []
     for encoder, settings in profile.encoders.items():
         with torch.device("meta"):
@@ -161,7 +161,11 @@ def run_shares(
     prior = pipeline.prior()
     for name, settings in profile.encoders.items():
         encoder = load_encoder(settings.network, root, layer=settings.layer).to(device)
-        parts = {"unet": lambda z: prior.predict_noise(z, T), "vae": prior.decode, "encoder": encoder}
+        parts: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+            "unet": lambda z: prior.predict_noise(z, T),
+            "vae": prior.decode,
+            "encoder": encoder,
+        }
         times = [_parts(parts, prior, batch, device) for _ in range(WARM_UP + evaluations)][WARM_UP:]
         for part in parts:
             ms = [1000 * statistics.median(each) / batch for each in zip(*(seen[part] for seen in times), strict=True)]

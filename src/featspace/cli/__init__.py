@@ -13,6 +13,8 @@ from featspace.cli import bench, featinv, stages, tools  # noqa: F401  (they reg
 from featspace.cli.options import app
 from featspace.utils.errors import FeatspaceError, one_line
 
+EXTRAS = {"accelerate": "train", "dvc": "pipeline", "snakemake": "pipeline"}
+"""Packages that the core does without, and what installs them."""
 BAD_USAGE: type[Exception] = typer.BadParameter.__base__
 """The common parent of what typer raises for wrong arguments."""
 
@@ -45,6 +47,11 @@ def main(arguments: list[str] | None = None) -> None:
         if "--traceback" in arguments:
             tracebacks.print_exc()
         _fail(str(error), error.exit_status)
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get(error.name or "")
+        if extra is None:
+            raise
+        _fail(f"{error.name} is not installed: pip install 'featspace[{extra}]'", 1)
     except MemoryError:
         _fail("out of memory: lower `batch`, or free some memory", 1)
     except OSError as error:  # a path too long, a device that is not there, whatever a disk may say

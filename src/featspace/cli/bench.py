@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from featspace.cli.options import Out, Targets, app
+from featspace.cli.options import Device, Out, Targets, app
 
 bench = typer.Typer(
     help="Compare training-free methods on the same features, from the same seeds, at the same budget.",
@@ -31,6 +31,7 @@ def run(
             help="Tune nothing: the weights are those chosen on the first encoder of this folder's images.csv."
         ),
     ] = None,
+    device: Device = None,
     photos: Annotated[
         int | None, typer.Option(help="Decode one image of so many photographs by every method.", min=1)
     ] = None,
@@ -43,6 +44,7 @@ def run(
     from featspace.config.benchmark import BenchParams
 
     loaded = BenchParams.load(params)
+    loaded = loaded if device is None else loaded.model_copy(update={"device": device})
     run_bench(loaded, params.parent / loaded.root, encoder, targets, out, only, weights_of, photos)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from featspace.cli.options import Out, ParamsFile, ProfileName, Targets, app, open_profile
+from featspace.cli.options import Device, Out, ParamsFile, ProfileName, Targets, app, open_profile
 
 featinv = typer.Typer(
     help="Decode feature maps into images with a trained ControlNet (FeatInv, arXiv 2505.21032).",
@@ -28,7 +28,8 @@ def train(
     out: Annotated[Path | None, typer.Option(help="By default the folder that the profile names.")] = None,
     work: Annotated[Path | None, typer.Option(help="Checkpoint and validation; by default <out>.unfinished.")] = None,
     curve: Annotated[Path | None, typer.Option(help="Table of what is measured; by default in WORK.")] = None,
-    profile: ProfileName = "mini",
+    device: Device = None,
+    profile: ProfileName = None,
     params: ParamsFile = None,
 ) -> None:
     """Train a ControlNet for a prior and an encoder; an interrupted training goes on from its checkpoint.
@@ -38,7 +39,7 @@ def train(
     from featspace.stages.featinv.decoder import controlnet_params
     from featspace.stages.featinv.train import run_train
 
-    loaded, chosen = open_profile(params, profile)
+    loaded, chosen = open_profile(params, profile, device)
     out = out or loaded.root / controlnet_params(chosen, controlnet).folder
     run_train(loaded, chosen, controlnet, out, work or out.with_name(f"{out.name}.unfinished"), curve)
 
@@ -48,7 +49,8 @@ def decode(
     controlnet: ControlNet,
     out: Out,
     sources: Annotated[list[Path], typer.Argument(help="Photographs, or .safetensors files of features.")],
-    profile: ProfileName = "mini",
+    device: Device = None,
+    profile: ProfileName = None,
     params: ParamsFile = None,
 ) -> None:
     """Decode the feature maps of photographs, or from a file, into images.
@@ -57,7 +59,7 @@ def decode(
     """
     from featspace.stages.featinv.decode import run_decode
 
-    for row in run_decode(*open_profile(params, profile), controlnet, sources, out).itertuples():
+    for row in run_decode(*open_profile(params, profile, device), controlnet, sources, out).itertuples():
         typer.echo(f"{out / f'{row.id}-0.png'}  cosine of maps {row.map_cosine:.4f}")
 
 
@@ -67,13 +69,14 @@ def evaluate(
     out: Out,
     targets: Annotated[Path | None, typer.Option(help="In place of the held-out photographs: `targets` wrote.")] = None,
     weights: Weights = None,
-    profile: ProfileName = "mini",
+    device: Device = None,
+    profile: ProfileName = None,
     params: ParamsFile = None,
 ) -> None:
     """Reconstruct held-out photographs from their feature maps and compare the images with the originals."""
     from featspace.stages.featinv.evaluate import run_evaluate
 
-    run_evaluate(*open_profile(params, profile), controlnet, out, targets, weights)
+    run_evaluate(*open_profile(params, profile, device), controlnet, out, targets, weights)
 
 
 @featinv.command()
@@ -95,13 +98,14 @@ def together(
     targets: Targets,
     out: Out,
     weights: Weights = None,
-    profile: ProfileName = "mini",
+    device: Device = None,
+    profile: ProfileName = None,
     params: ParamsFile = None,
 ) -> None:
     """Compare guided decoding, FeatInv, and guided decoding from FeatInv's image, on the same targets and budget."""
     from featspace.stages.featinv.together import run_together
 
-    run_together(*open_profile(params, profile), controlnet, targets, out, weights)
+    run_together(*open_profile(params, profile, device), controlnet, targets, out, weights)
 
 
 @featinv.command()
@@ -109,13 +113,14 @@ def means(
     controlnet: ControlNet,
     out: Out,
     per_class: Annotated[int, typer.Option(help="Training photographs of each class.", min=1)] = 100,
-    profile: ProfileName = "mini",
+    device: Device = None,
+    profile: ProfileName = None,
     params: ParamsFile = None,
 ) -> None:
     """Write the mean feature map of each class of the training photographs: directions to steer along."""
     from featspace.stages.featinv.steer import run_means
 
-    run_means(*open_profile(params, profile), controlnet, out, per_class)
+    run_means(*open_profile(params, profile, device), controlnet, out, per_class)
 
 
 class Drawing(StrEnum):
@@ -146,7 +151,8 @@ def steer(
     toward: Annotated[str | None, typer.Option(help="Another class of it.")] = None,
     strength: Annotated[list[float] | None, typer.Option(help="Several; by default the profile's.")] = None,
     weights: Weights = None,
-    profile: ProfileName = "mini",
+    device: Device = None,
+    profile: ProfileName = None,
     params: ParamsFile = None,
 ) -> None:
     """Move a feature map along a direction, by several strengths, and decode the series.
@@ -156,7 +162,7 @@ def steer(
     """
     from featspace.stages.featinv.steer import run_steer
 
-    loaded, chosen = open_profile(params, profile)
+    loaded, chosen = open_profile(params, profile, device)
     table = run_steer(loaded, chosen, controlnet, source, direction, out, away, toward, strength, weights)
     for row in table.itertuples():
         typer.echo(f"{out / row.file}  strength {row.strength:g}  moved {row.moved:.3f}")

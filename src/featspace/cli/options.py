@@ -17,16 +17,19 @@ app = typer.Typer(
     help="Decodes a user-specified feature of any vision network back into images, and measures the match.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 ParamsFile = Annotated[
     Path | None,
-    typer.Option("--params", help="The parameter file; by default params.yaml here, else the checkout's."),
+    typer.Option("--params", help="The parameter file; by default params.yaml here, else featspace's own."),
 ]
-ProfileName = Annotated[str, typer.Option("--profile", help="The profile of the parameter file.")]
+ProfileName = Annotated[
+    str | None,
+    typer.Option("--profile", help="The profile of the parameter file; by default mini, outside a checkout paper."),
+]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda, in place of the profile's.")]
 EncoderName = Annotated[str, typer.Option("--encoder", help="An encoder of the profile, such as clip or vit.")]
 Layer = Annotated[
     str | None,
@@ -38,11 +41,18 @@ Features = Annotated[Path, typer.Option("--features", help="File that `featspace
 Decoded = Annotated[Path, typer.Option("--decoded", help="Folder that `featspace decode` wrote.")]
 
 
-def open_profile(params: Path | None, profile: str) -> tuple[Params, Profile]:
+def open_profile(params: Path | None, profile: str | None, device: str | None = None) -> tuple[Params, Profile]:
+    """A profile of a parameter file, by default mini, and on `device` if one is given.
+
+    The weights of mini are in a checkout alone: outside of one the default is paper, whose are published.
+    """
     from featspace.config.params import Params
 
     loaded = Params.load(params)
-    return loaded, loaded.profile(profile)
+    chosen = loaded.profile(profile or ("paper" if loaded.is_packaged else "mini"))
+    if device is not None:
+        chosen = chosen.model_copy(update={"decode": chosen.decode.revised(device=device)})
+    return loaded, chosen
 
 
 def open_encoder(params: Params, profile: Profile, name: str, layer: str | None = None) -> Encoder:

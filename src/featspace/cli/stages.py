@@ -9,6 +9,7 @@ import typer
 
 from featspace.cli.options import (
     Decoded,
+    Device,
     EncoderName,
     Features,
     Layer,
@@ -29,7 +30,7 @@ def fetch(
     networks: Annotated[
         list[str] | None, typer.Argument(help="In place of the profile's: folders, timm:…, …", show_default=False)
     ] = None,
-    profile: ProfileName = "mini",
+    profile: ProfileName = None,
     params: ParamsFile = None,
 ) -> None:
     """Download what a profile needs, verify every weight file against its SHA-256, and list them.
@@ -44,7 +45,7 @@ def fetch(
 
 
 @app.command()
-def targets(out: Out, profile: ProfileName = "mini", params: ParamsFile = None) -> None:
+def targets(out: Out, profile: ProfileName = None, params: ParamsFile = None) -> None:
     """Crop the target photographs of a profile and write its list of targets."""
     from featspace.stages.targets import run_targets
 
@@ -58,13 +59,14 @@ def features(
     targets: Targets,
     out: Out,
     layer: Layer = None,
-    profile: ProfileName = "mini",
+    device: Device = None,
+    profile: ProfileName = None,
     params: ParamsFile = None,
 ) -> None:
     """Extract an encoder's features of all targets."""
     from featspace.stages.features import run_features
 
-    run_features(open_encoder(*open_profile(params, profile), encoder, layer), targets, out)
+    run_features(open_encoder(*open_profile(params, profile, device), encoder, layer), targets, out)
 
 
 @app.command()
@@ -77,13 +79,14 @@ def similarity(
     references: Annotated[
         Path | None, typer.Option(help="Table of `featspace references`, to certify each image against.")
     ] = None,
-    profile: ProfileName = "mini",
+    device: Device = None,
+    profile: ProfileName = None,
     params: ParamsFile = None,
 ) -> None:
     """Measure how near the decoded images come to their targets, from the saved files."""
     from featspace.stages.similarity import run_similarity
 
-    loaded, chosen = open_profile(params, profile)
+    loaded, chosen = open_profile(params, profile, device)
     judge = open_network(loaded, chosen, chosen.judge)
     network = open_encoder(loaded, chosen, encoder)
     run_similarity(encoder, network, judge, targets, features, decoded, out, references)
@@ -95,13 +98,14 @@ def references(
     targets: Targets,
     features: Features,
     out: Out,
-    profile: ProfileName = "mini",
+    device: Device = None,
+    profile: ProfileName = None,
     params: ParamsFile = None,
 ) -> None:
     """Measure what a distance means: to other photographs, JPEG copies and a one-pixel shift of each target."""
     from featspace.stages.similarity import run_references
 
-    loaded, chosen = open_profile(params, profile)
+    loaded, chosen = open_profile(params, profile, device)
     folder = chosen.similarity.photographs
     photographs = None if folder is None else loaded.root / folder / f"{encoder}.safetensors"
     network = open_encoder(loaded, chosen, encoder)
@@ -113,7 +117,7 @@ def metrics(
     similarity: Annotated[list[Path], typer.Option(help="Tables of `featspace similarity`.")],
     references: Annotated[list[Path], typer.Option(help="Tables of `featspace references`.")],
     out: Out,
-    profile: ProfileName = "mini",
+    profile: ProfileName = None,
     params: ParamsFile = None,
 ) -> None:
     """Summarize the tables: medians, means, shares, with 95 % bootstrap intervals over targets."""
@@ -132,13 +136,14 @@ def layers(
     ],
     out: Out,
     summary: Annotated[Path, typer.Option(help="Table of medians, shares and intervals to write, by layer.")],
-    profile: ProfileName = "mini",
+    device: Device = None,
+    profile: ProfileName = None,
     params: ParamsFile = None,
 ) -> None:
     """Measure what each layer of an encoder keeps of the photographs, from images decoded from its feature maps."""
     from featspace.stages.layers import run_layers
 
-    loaded, chosen = open_profile(params, profile)
+    loaded, chosen = open_profile(params, profile, device)
     names = chosen.layers_of(encoder)
     judge = open_network(loaded, chosen, chosen.judge)
     networks = ((layer, open_encoder(loaded, chosen, encoder, layer)) for layer in names)  # one at a time in memory

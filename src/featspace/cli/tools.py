@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from featspace.cli.options import Layer, ParamsFile, ProfileName, app, keep_freed_memory, open_profile
+from featspace.cli.options import Device, Layer, ParamsFile, ProfileName, app, keep_freed_memory, open_profile
 
 
 @app.command()
@@ -36,10 +36,10 @@ def decode(
     weight: Annotated[float | None, typer.Option(help="Of paper: guidance weight w.")] = None,
     batch: Annotated[int | None, typer.Option(help="Images decoded at once.")] = None,
     precision: Annotated[str | None, typer.Option(help="Of the prior: float32 or bfloat16.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    device: Device = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the run.", min=0)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it will take.")] = False,
-    profile: ProfileName = "mini",
+    profile: ProfileName = None,
     params: ParamsFile = None,
 ) -> None:
     """Decode features into images: of photographs, of captions, or from a file.
@@ -99,7 +99,7 @@ def speed(
     batch: Annotated[list[int] | None, typer.Option(help="Images at once; by default 1, 4 and 16.", min=1)] = None,
     evaluations: Annotated[int, typer.Option(help="Timed guided evaluations of each way.", min=1)] = 5,
     compiled: Annotated[bool, typer.Option("--compile", help="Compile the prior, with torch.compile.")] = False,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    device: Device = None,
     shares: Annotated[
         bool,
         typer.Option("--shares", help="Instead: the shares of UNet, VAE decoder and encoder; writes a .csv alone."),
@@ -113,9 +113,7 @@ def speed(
     from featspace.benchmark.speed import run_shares, run_speed
     from featspace.figures.speed import run_speed_figure
 
-    loaded, chosen = open_profile(params, profile)
-    if device is not None:
-        chosen = chosen.model_copy(update={"decode": chosen.decode.revised(device=device)})
+    loaded, chosen = open_profile(params, profile, device)
     table = out.with_name(f"{out.name}.csv")
     if shares:
         parts = run_shares(chosen, table, loaded.root, batch=(batch or [1])[0], evaluations=evaluations)

@@ -47,7 +47,7 @@ class BenchParams(Section):
         try:
             return cls.model_validate(read_yaml(path))
         except ValidationError as error:
-            sections = {"encoders": BenchEncoder, "unseen": BenchEncoder}
+            sections: dict[str, type[Section]] = {"encoders": BenchEncoder, "unseen": BenchEncoder}
             sections |= dict.fromkeys(("tuning", "compared", "fast"), Images)
             # A mistyped key first: it is also why another one is missing.
             detail = min(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")

@@ -76,7 +76,7 @@ class FeatInvParams(Section):
     steer: SteerParams = SteerParams()
 
 
-SECTIONS = {
+SECTIONS: dict[str, type[Section]] = {
     "controlnets": ControlNetParams,
     "training": TrainingParams,
     "evaluation": EvaluationParams,

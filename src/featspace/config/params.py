@@ -129,8 +129,8 @@ class Profile(Section):
     @property
     def networks(self) -> set[str]:
         """Every network that the profile names."""
-        tiny = {self.decode.tiny_vae} - {None}
-        return {self.prior, self.judge, *(encoder.network for encoder in self.encoders.values())} | tiny
+        tiny = [] if self.decode.tiny_vae is None else [self.decode.tiny_vae]
+        return {self.prior, self.judge, *(encoder.network for encoder in self.encoders.values()), *tiny}
 
     def encoder(self, name: str) -> EncoderParams:
         """Raises UsageError, which lists the encoders, if there is none of that name."""
@@ -164,14 +164,21 @@ class Params:
     profiles: dict[str, Profile]
 
     @property
+    def is_packaged(self) -> bool:
+        """Whether it is the one that is installed with the package, outside a checkout."""
+        return self.path == PACKAGED
+
+    @property
     def root(self) -> Path:
-        return self.path.parent
+        """Of the packaged one the working directory."""
+        return Path() if self.is_packaged else self.path.parent
 
     @classmethod
     def load(cls, path: Path | None = None) -> Params:
         """Reads and validates a parameter file.
 
-        By default that of the working directory, else that of the checkout the package is installed from.
+        By default that of the working directory, else that of the checkout the package is installed from, else the
+        packaged one.
         Raises UsageError: no file, not YAML (with the line), an unknown key, a value of wrong type or range.
         """
         path = _find() if path is None else Path(path)
@@ -197,11 +204,13 @@ class Params:
         return self.profiles[name]
 
 
+PACKAGED = Path(__file__).resolve().parents[1] / FILE
+"""The checkout's parameter file, as it is installed with the package."""
+
+
 def _find() -> Path:
-    here, checkout = Path(FILE), Path(__file__).resolve().parents[2] / FILE
-    if here.is_file() or not checkout.is_file():
-        return here
-    return checkout
+    here, checkout = Path(FILE), PACKAGED.parents[2] / FILE
+    return next((path for path in (here, checkout, PACKAGED) if path.is_file()), here)
 
 
 def read_yaml(path: Path) -> dict[Any, Any]:
@@ -243,7 +252,7 @@ _RULES = {  # pydantic's error type -> what the value must do
     "dict_type": "be a mapping",
     "model_type": "be a mapping",
 }
-_SECTIONS = {
+_SECTIONS: dict[str, type[Section]] = {
     "encoders": EncoderParams,
     "decode": DecodeParams,
     "photos": PhotoParams,

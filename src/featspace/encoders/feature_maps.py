@@ -7,8 +7,9 @@ is established when the network is loaded; a layer whose layout cannot be known 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -21,19 +22,19 @@ POOLED = "pooled"
 """As a layer's name: no layer, but the network's own feature."""
 CHANNELS_FIRST = (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 """Modules of torch whose outputs are (N, C, h, w) by definition."""
-
 Read = Callable[[Any, Tensor], Any]
 """The part of a network that looks at images, and preprocessed inputs (N, 3, H, W) -> what a layer gives."""
 
 
-class FeatureMap(NamedTuple):
+@dataclass(frozen=True)
+class FeatureMap:
     """Called with what `read` is given: a layer's output as (N, C, h, w)."""
 
     read: Read
     tokens: Tokens | None = None
     channels_last: bool = False
 
-    def __call__(self, trunk: nn.Module, inputs: Tensor) -> Tensor:
+    def __call__(self, trunk: Any, inputs: Tensor) -> Tensor:
         output = _tensor(self.read(trunk, inputs))
         if self.tokens is not None:
             return output[:, self.tokens.prefix :].transpose(1, 2).unflatten(2, self.tokens.grid)
@@ -41,52 +42,52 @@ class FeatureMap(NamedTuple):
 
 
 def at_layer(trunk: nn.Module, layer: str, inputs: Tensor, layers: Layers, read: Read | None = None) -> FeatureMap:
-    """What `read`, or else the module `layer`, gives as a map, for inputs of this size.
+    """What `read`, or else the module `layer`, gives as a map, for inputs of this size (two at least).
 
-    Of `inputs` there are at least two, which tells maps from tables. Raises UsageError if there is no such module, or
-    the layout of what it gives cannot be known; FeatspaceError if that is no map, or the module is not used.
+    Raises UsageError if there is no such module, or the layout of what it gives cannot be known; FeatspaceError if that
+    is no map, or the module is not used.
     """
     modules = dict(trunk.named_modules())
     if layer != UNPOOLED and layer not in modules or not layer:
         hint = suggest(layer, modules) or f"; among its layers are {', '.join(dict(trunk.named_children()))}"
         raise UsageError(f"layer {layer!r}: {type(trunk).__name__} has none of that name{hint}")
     read = read or partial(output_of, layer=layer)
-    output = _tensor(read(trunk, inputs))
-    if output is None or output.ndim not in (3, 4):
-        found = "of several parts" if output is None else f"of shape (N, {', '.join(map(str, output.shape[1:]))})"
+    shape = tuple(getattr(_tensor(read(trunk, inputs)), "shape", ()))
+    found = f"its output, {f'of shape {shape} for {len(inputs)} images' if shape else 'which has several parts'},"
+    if len(shape) not in (3, 4):
         advice = "name a layer before it" + (f", or {UNPOOLED}" if layer != UNPOOLED else "")
-        raise FeatspaceError(f"layer {layer!r}: its output is {found}, neither a map nor tokens; {advice}")
-    if output.ndim == 3 and layers.tokens and output.shape[:2] == (len(inputs), layers.tokens.length):
+        raise FeatspaceError(f"layer {layer!r}: {found} is neither a map nor tokens; {advice}")
+    if layers.tokens and shape[:-1] == (len(inputs), layers.tokens.length):
         return FeatureMap(read, layers.tokens)
-    if output.ndim == 4 and len(output) == len(inputs):
+    if len(shape) == 4 and shape[0] == len(inputs):
         last = False if isinstance(modules.get(layer), CHANNELS_FIRST) else layers.channels_last
-        last = _channels_last(trunk, inputs, output, read) if last is None else last
+        last = _channels_last(trunk, inputs, shape, read) if last is None else last
         if last is not None:
             return FeatureMap(read, channels_last=last)
-    places = {name: place for place, name in enumerate([*modules, UNPOOLED])}
-    near = sorted(layers.names, key=lambda name: abs(places.get(name, len(places)) - places[layer]))[:2]
-    reason = f"which axes of its output {tuple(output.shape)} are places is not known"
-    raise UsageError(f"layer {layer!r}: {reason}; name {' or '.join(near)}")
+    order = [*modules, UNPOOLED]
+    earlier = [name for name in layers.names if name in order[: order.index(layer) + 1]]
+    near = [*earlier[-1:], *(name for name in layers.names if name not in earlier)][:2]
+    raise UsageError(f"layer {layer!r}: how {found} is laid out cannot be known; name {' or '.join(near)}")
 
 
-def _channels_last(trunk: nn.Module, inputs: Tensor, output: Tensor, read: Read) -> bool | None:
+def _channels_last(trunk: nn.Module, inputs: Tensor, shape: tuple[int, ...], read: Read) -> bool | None:
     """Whether the channels of a map are its last axis: rows and columns grow with the image's. None: not known."""
     height, width = inputs.shape[-2:]
     grown = []
     for size in ((2 * height, width), (height, 2 * width)):
         try:
-            larger = _tensor(read(trunk, inputs.new_zeros(1, 3, *size)))
+            larger = _tensor(read(trunk, inputs.new_zeros(1, 3, *size))).shape
         except Exception:  # a library raises any class for a size that its network does not take
             return None
-        grown.append([axis for axis in (1, 2, 3) if larger.shape[axis] > output.shape[axis]])
+        grown.append([axis for axis in (1, 2, 3) if larger[axis] > shape[axis]])
     return False if grown == [[2], [3]] else True if grown == [[1], [2]] else None
 
 
-def output_of(trunk: nn.Module, inputs: Tensor, layer: str, given: bool = False) -> Any:
-    """What the module `layer` gives, or is `given`; what comes after it is not computed.
+class _Reached(Exception): ...
 
-    Raises FeatspaceError if the module is not used.
-    """
+
+def output_of(trunk: nn.Module, inputs: Tensor, layer: str, given: bool = False) -> Any:
+    """What the module `layer` gives, or is `given`; what comes after it is not computed."""
     caught = []
 
     def catch(_module: nn.Module, taken: tuple[Any, ...], made: Any = None) -> None:
@@ -102,10 +103,6 @@ def output_of(trunk: nn.Module, inputs: Tensor, layer: str, given: bool = False)
     finally:
         handle.remove()
     raise FeatspaceError(f"layer {layer!r}: is not used when the network looks at an image; name another")
-
-
-class _Reached(Exception):
-    pass
 
 
 def _tensor(output: Any) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,17 +25,19 @@ def fold_batch_norms(model: nn.Module, inputs: Tensor, kept: str | None = None) 
     """Folds each batch normalization of `model` into the convolution whose output it is given; returns how many.
 
     Modules keep their names and, but for the convolutions, their outputs. `inputs` (N, 3, H, W) is run through the
-    model to see what is given to what. The convolution named `kept` stays as it is, as its output is asked for.
-    A model whose output would change beyond rounding is left as it was.
+    model to see what is given to what. A convolution in the module named `kept`, whose output is asked for, stays as it
+    is if its batch normalization comes after that module. A model whose output would change beyond rounding is left as
+    it was.
     """
     model.eval().requires_grad_(False)
     if not any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
         return 0
     before = {name: (module.weight, module.bias) for name, module in model.named_modules() if _is_conv(module)}
     expected = _tensor(model(inputs))
+    inside = {id(module) for name, top in model.named_modules() if name == kept for module in top.modules()}
     folded = []
-    for name, conv, norm in _pairs(model, inputs):
-        if name == kept:
+    for conv, norm in _pairs(model, inputs):
+        if id(conv) in inside and id(norm) not in inside:
             continue
         weights = fuse_conv_bn_weights(
             conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
@@ -52,45 +55,41 @@ def fold_batch_norms(model: nn.Module, inputs: Tensor, kept: str | None = None) 
     for parent, name, norm in places:
         setattr(parent, name, norm)
     for name, (weight, bias) in before.items():
-        conv = model.get_submodule(name)
-        conv.weight, conv.bias = weight, bias
+        unfolded = model.get_submodule(name)
+        unfolded.weight, unfolded.bias = weight, bias
     return 0
 
 
-def _pairs(model: nn.Module, inputs: Tensor) -> Iterator[tuple[str, nn.Conv2d, nn.Module]]:
-    """Name and module of each convolution whose output a batch normalization is given, each used once."""
-    made: dict[int, tuple[str, nn.Conv2d, Tensor]] = {}
-    found: list[tuple[str, nn.Conv2d, nn.Module]] = []
+def _pairs(model: nn.Module, inputs: Tensor) -> Iterator[tuple[nn.Conv2d, Any]]:
+    """Each convolution whose output a batch normalization is given, and that, each used once."""
+    made: dict[int, tuple[nn.Conv2d, Tensor]] = {}
+    found: list[tuple[nn.Conv2d, nn.Module]] = []
     runs: dict[nn.Module, int] = {}
 
-    def ran(module, _given, out, name=""):
+    def ran(module: nn.Conv2d, _given: tuple[Tensor, ...], out: Tensor) -> None:
         runs[module] = runs.get(module, 0) + 1
-        made[id(out)] = (name, module, out)  # holds the output, so that no other tensor gets its id
+        made[id(out)] = (module, out)  # holds the output, so that no other tensor gets its id
 
-    def normed(module, given):
+    def normed(module: nn.BatchNorm2d, given: tuple[Tensor, ...]) -> None:
         runs[module] = runs.get(module, 0) + 1
         if id(given[0]) in made:
-            name, conv, _ = made[id(given[0])]
-            found.append((name, conv, module))
+            found.append((made[id(given[0])][0], module))
 
     with ExitStack() as stack:
-        for name, module in model.named_modules():
+        for module in model.modules():
             if _is_conv(module):
-                hook = module.register_forward_hook(lambda *seen, name=name: ran(*seen, name=name))
+                stack.callback(module.register_forward_hook(ran).remove)
             elif isinstance(module, nn.BatchNorm2d) and module.track_running_stats:
-                hook = module.register_forward_pre_hook(normed)
-            else:
-                continue
-            stack.callback(hook.remove)
+                stack.callback(module.register_forward_pre_hook(normed).remove)
         model(inputs)
-    for name, conv, norm in found:
+    for conv, norm in found:
         if runs[conv] == runs[norm] == 1:
-            yield name, conv, norm
+            yield conv, norm
 
 
 def _is_conv(module: nn.Module) -> bool:
     return isinstance(module, nn.Conv2d) and module.padding_mode == "zeros"
 
 
-def _tensor(output) -> Tensor:
+def _tensor(output: Any) -> Tensor:
     return output if isinstance(output, Tensor) else output[0]

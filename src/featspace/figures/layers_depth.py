@@ -58,8 +58,9 @@ def draw(_targets: Path, _decoded: Path, table: Path) -> Figure:
             axes.legend(**place, ncols=2, fontsize=6.5, frameon=False, handletextpad=0, columnspacing=0.8)
     first = rows[rows["measure"] == panels[0][2][0]].iloc[0]
     if first["chance"] == first["chance"]:
-        shown = {"xytext": (1, -2), "textcoords": "offset points", "va": "top", "fontsize": 6.5, "color": GRAY}
-        figure.axes[0].annotate("chance", (0, first["chance"]), **shown)
+        figure.axes[0].annotate(
+            "chance", (0, first["chance"]), (1, -2), textcoords="offset points", va="top", fontsize=6.5, color=GRAY
+        )
     figure.supxlabel(textwrap.fill(NOTE, 125), color=GRAY, fontsize=7.5, x=0.01, ha="left", linespacing=1.35)
     return figure
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from featspace.data.targets import Target
 from featspace.figures.samples import read_rows
 from featspace.figures.style import Row, matrix
 from featspace.utils.errors import UsageError
@@ -29,7 +30,8 @@ def draw(targets: Path, decoded: Sequence[Path], tables: Sequence[Path]) -> Figu
     """
     if len(decoded) != len(tables):
         raise UsageError(f"{len(decoded)} folders of decoded images, {len(tables)} tables: give one of each an encoder")
-    photos, rows = [], []
+    photos: list[Target] = []
+    rows = []
     for folder, table in zip(decoded, tables, strict=True):
         photos, found, best = read_rows("photo", targets, folder, table)
         nearest = []

@@ -58,8 +58,11 @@ _Lock = TypeAdapter(dict[str, Pin])
 
 
 def read_lock(root: Path) -> dict[str, Pin]:
-    """The pins, by network; none if there is no lock. Raises FeatspaceError if it cannot be read."""
-    path = root / LOCK
+    """The pins, by network: of the lock in `root`, else of the one that is installed with the package, if any.
+
+    Raises FeatspaceError if it cannot be read.
+    """
+    path = root / LOCK if (root / LOCK).exists() else Path(__file__).parents[1] / LOCK
     try:
         return _Lock.validate_json(path.read_bytes()) if path.exists() else {}
     except (OSError, ValidationError) as error:

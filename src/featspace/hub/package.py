@@ -45,7 +45,7 @@ def find_pin(network: str, pin: Pin | None) -> Pin:
     if len(paths) != 1:
         what = f"{len(paths)} files of weights, not one"
         raise FeatspaceError(f"{network}: {name} {found.version} has {what}; {_install(name, found.version)}")
-    page = found.metadata.get("Home-page") or name
+    page = found.metadata.get("Home-page") or name  # type: ignore[attr-defined]  # typed from Python 3.12 on
     files = {  # its name ends in the first digits of its SHA-256
         path.as_posix(): File(bytes=Path(path.locate()).stat().st_size, sha256=path.stem.rpartition("-")[2])
         for path in paths
@@ -61,7 +61,7 @@ def verify(network: str, pin: Pin) -> Pin:
     name = published(network).distribution
     found, files = _installed(network, name, pin.revision), {}
     for file, pinned in pin.files.items():
-        path = Path(found.locate_file(file))
+        path = Path(str(found.locate_file(file)))
         if not path.is_file() or not (digest := sha256(path)).startswith(pinned.sha256):
             wrong = "was altered (its SHA-256 is not the pinned one)" if path.is_file() else "is missing"
             raise FeatspaceError(f"{network}: {path} {wrong}; {_install(name, found.version)}")

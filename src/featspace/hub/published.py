@@ -69,14 +69,14 @@ def find_pin(network: str, pin: Pin | None) -> Pin:
         else:
             info = HfApi().model_info(source.repository, revision=revision, files_metadata=True)
             revision = info.sha
-            listed = {file.rfilename: file for file in info.siblings}
+            listed = {file.rfilename: file for file in info.siblings or []}
             chosen, absent = _choose(source, list(listed))
             if absent:
                 pickled = any(Path(name).suffix in PICKLES for name in listed)
                 why = "; what it has is a pickle, which can run code when it is loaded" if pickled else ""
                 raise FeatspaceError(f"{network}: {source.repository} has no {absent[0]}{why}; name another network")
             files = {
-                name: File(bytes=listed[name].size or 0, sha256=listed[name].lfs.sha256 if listed[name].lfs else "")
+                name: File(bytes=listed[name].size or 0, sha256=lfs.sha256 if (lfs := listed[name].lfs) else "")
                 for name in chosen
             }
     return Pin(repository=source.repository, revision=revision, license=source.page, files=files)
@@ -114,6 +114,8 @@ def _download(network: str, pin: Pin, name: str) -> None:
         if published.commit_hash != pin.revision:
             given = f"{url} is of revision {published.commit_hash}, not of the pinned one"
             raise FeatspaceError(f"{network}: {given}; check HF_ENDPOINT")
+        if published.etag is None:
+            raise FeatspaceError(f"{network}: {url} has no ETag, which the cache names files by; check HF_ENDPOINT")
         headers |= build_hf_headers()
         path = repository_cache(pin.repository) / "blobs" / published.etag
     if not path.is_file():

@@ -69,31 +69,32 @@ def optimize_noise(
     if not (problem.targets != 0).any(1).all():
         raise FeatspaceError("a target feature is zero all over, which has no direction: decode another")
     timesteps = visits(problem.alphas_cumprod, evaluations, start is not None, level)
-    z, latents = problem.draw_noise(), start
+    z = problem.draw_noise()
+    latents = (z if start is None else start).clone()
     going = torch.arange(len(z), device=z.device)
     record = Record(len(z), evaluations, callback)
     for index, t in enumerate(timesteps):
         alpha, count, recurrence = float(problem.alphas_cumprod[t]), timesteps.count(t), index - timesteps.index(t)
         noise = (1 - alpha) ** 0.5
-        coarse = problem.preview is not None and t != timesteps[-1]
+        preview = None if t == timesteps[-1] else problem.preview
         if recurrence == 0:  # a level begins
-            if latents is not None:
+            if index or start is not None:
                 z = alpha**0.5 * latents + noise * (problem.draw_noise() if index else z)
-            adam, latents = _Adam(z), (z if latents is None else latents).clone()
+            adam = _Adam(z)
         given, part = z.clone(), z[going].requires_grad_()
         clean = (part - noise * problem.predict_noise(part, t)) / alpha**0.5
-        image = (problem.preview if coarse else problem.decode_latents)(clean)
+        image = (problem.decode_latents if preview is None else preview)(clean)
         copied = index < (1 - ALONE) * evaluations
         loss, wanted = _losses(problem, image, part, going, copied)
         (gradient,) = torch.autograd.grad(wanted.sum(), part)
         rate = RATE + (LAST_RATE - RATE) * recurrence / max(1, count - 1)
         finite = adam.step(going, gradient, rate * noise)
         latents[going] = clean.detach()
-        if not coarse:
+        if preview is None:
             record.keep(image, loss, t, recurrence, going)
         record.add(t, recurrence, given, loss, None, finite, going)
         z[:] = record.step(z)
-        if stop_at is not None and not coarse:
+        if stop_at is not None and preview is None:
             going = going[~(loss <= stop_at)]
         if len(going) == 0:
             break

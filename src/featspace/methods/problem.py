@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Concatenate
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ class Problem:
     targets: Tensor
     """f* of each sample, (N, D)."""
     draw_noise: Callable[..., Tensor]
-    """Fresh standard normal noise (N, C, h, w), each sample's from a generator of its own; with a shape, (N, *shape)."""
+    """Fresh standard normal noise (N, C, h, w), each sample's from its own generator; with a shape, (N, *shape)."""
     alphas_cumprod: Tensor
     """ᾱ of the prior's training, (T,)."""
     copy: Callable[[Tensor, Tensor], Tensor] | None = None
@@ -95,13 +95,12 @@ class Decoded:
     """Evaluations left unguided because the gradient was not finite, (N,)."""
 
 
-class Method(Protocol):
-    """A way from features to images; its settings, all with defaults, are keyword arguments.
+Method = Callable[Concatenate[Problem, ...], Decoded]
+"""A way from features to images: `method(problem, callback=None, **settings)`, all but the first by keyword.
 
-    Raises FeatspaceError if a sample never had a finite distance, UsageError for settings out of range.
-    """
-
-    def __call__(self, problem: Problem, *, callback: Callback | None = None, **settings: Any) -> Decoded: ...
+Each has settings of its own, all with defaults, which no common type can name. Raises FeatspaceError if a sample never
+had a finite distance, UsageError for settings out of range.
+"""
 
 
 class Record:
@@ -153,7 +152,8 @@ class Record:
         self._spent = self._spent.index_add(0, rows, torch.ones_like(rows))
         self._unguided = self._unguided + ~finite
         if self.callback is not None:
-            self._waiting.append(Evaluation(index, t, recurrence, z, *self._distances[index].clone(), finite))
+            seen = self._distances[index].clone()
+            self._waiting.append(Evaluation(index, t, recurrence, z, seen[0], seen[1], finite))
 
     def step(self, latents: Tensor) -> Tensor:
         """Calls the callback for the evaluations since the last step; returns the latents to go on with."""
@@ -172,9 +172,11 @@ class Record:
             raise FeatspaceError(NEVER_FINITE)
         with torch.no_grad():
             last = problem.decode_latents(latents) if last is None else last
-            distances = problem.distance(last)
-        trace = [(t, *pair) for t, pair in zip(self._timesteps, self._distances, strict=False)]
-        return Decoded(*self._best, last, distances, latents, self._spent, trace, self._unguided)
+            last_distances = problem.distance(last)
+        trace = [(t, pair[0], pair[1]) for t, pair in zip(self._timesteps, self._distances, strict=False)]
+        images, distances, steps, visits = self._best
+        spent, unguided = self._spent, self._unguided
+        return Decoded(images, distances, steps, visits, last, last_distances, latents, spent, trace, unguided)
 
 
 def nearest(

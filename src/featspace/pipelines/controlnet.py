@@ -8,8 +8,11 @@ from pathlib import Path
 
 import diffusers
 import torch
-from diffusers import ControlNetModel, UNet2DConditionModel
-from diffusers import ModelMixin  # noqa: F401 - where from_pretrained finds how to load what is defined here
+from diffusers import (
+    ControlNetModel,
+    ModelMixin,  # noqa: F401 - where from_pretrained finds how to load what is defined here
+    UNet2DConditionModel,
+)
 from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -36,9 +39,9 @@ class HintEmbedding(nn.Module):
         self.conv_out = nn.Conv2d(width, channels, 3, padding=1)
         for layer in (self.conv_in, self.conv_mid):  # PyTorch's own would leave a tenth of the hint's variation
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
-        nn.init.zeros_(self.conv_out.weight)
-        nn.init.zeros_(self.conv_out.bias)
+            nn.init.zeros_(layer.get_parameter("bias"))
+        for parameter in self.conv_out.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, hints: Tensor) -> Tensor:
         return self.conv_out(F.silu(self.conv_mid(F.silu(self.conv_in(hints)))))
@@ -51,7 +54,8 @@ class FeatureControlNet(ControlNetModel):
     `conditioning_embedding_out_channels`.
     """
 
-    @functools.wraps(ControlNetModel.__init__)  # diffusers reads from its signature what a configuration may hold
+    # diffusers reads from its signature what a configuration may hold; mypy knows no decorated constructors.
+    @functools.wraps(ControlNetModel.__init__)  # type: ignore[misc]
     def __init__(self, *args, **options):
         super().__init__(*args, **options)
         channels, (width,) = self.config.block_out_channels, self.config.conditioning_embedding_out_channels
@@ -116,7 +120,8 @@ class Pairing(Section):
 
 def hint_shape(encoder: Encoder) -> tuple[int, int, int]:
     """(C, h, w) of the encoder's hint; a pooled feature is a map of one position."""
-    return encoder.shape if len(encoder.shape) == 3 else (*encoder.shape, 1, 1)
+    channels, height, width = encoder.shape if len(encoder.shape) == 3 else (*encoder.shape, 1, 1)
+    return channels, height, width
 
 
 def fingerprint(network: nn.Module) -> str:

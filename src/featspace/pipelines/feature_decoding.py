@@ -110,7 +110,7 @@ class FeatureDecodingPipeline(DiffusionPipeline):
         """
         check_output_type(output_type)
         prior, device = self.prior(prompt), self._execution_device
-        features = self._features(targets, encoder, prior.image_size)
+        features = self.features(targets, encoder)
         generators = generator_of_each(generator, len(features))
         decode, settings = self._method(method, num_inference_steps, settings)
         for module in (self.unet, self.vae, self.text_encoder, *([tiny_vae] if tiny_vae is not None else [])):
@@ -135,11 +135,16 @@ class FeatureDecodingPipeline(DiffusionPipeline):
         return FeatureDecodingOutput(images, decoded.distances, decoded)
 
     @torch.no_grad()
-    def _features(self, targets: Any, encoder: Callable[[Tensor], Tensor], side: int) -> Tensor:
+    def features(self, targets: Any, encoder: Callable[[Tensor], Tensor]) -> Tensor:
+        """The features (N, D) of images, of their centered squares at the prior's size; features stay as they are.
+
+        Raises UsageError for what is neither, FeatspaceError for features that are not finite.
+        """
         if not isinstance(targets, Tensor):
             images = targets if isinstance(targets, list) else [targets]
             if not images or not all(isinstance(image, Image.Image) for image in images):
                 raise UsageError("targets are neither a tensor of features nor PIL images: give one of them")
+            side = self.prior().image_size
             batch = torch.stack([to_tensor(square(image.convert("RGB"), side)) for image in images])
             targets = encoder(batch.to(self._execution_device))
         if targets.ndim != 2:

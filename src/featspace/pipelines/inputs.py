@@ -23,7 +23,7 @@ def generator_of_each(
     generator: torch.Generator | list[torch.Generator] | None, count: int
 ) -> list[torch.Generator | None]:
     """A generator a sample, the same one for all if there is one. Raises UsageError for a list of another length."""
-    generators = list(generator) if isinstance(generator, list) else [generator] * count
+    generators: list[torch.Generator | None] = [*generator] if isinstance(generator, list) else [generator] * count
     if len(generators) != count:
         raise UsageError(f"{len(generators)} generators for {count} samples: give one, or one a sample")
     return generators

@@ -7,8 +7,8 @@ from pathlib import Path
 import diffusers
 import torch
 import transformers
-from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
-from transformers import CLIPTextModel
+from diffusers import AutoencoderKL, AutoencoderTiny, ModelMixin, UNet2DConditionModel
+from transformers import CLIPTextModel, PreTrainedModel
 
 from featspace.hub import is_published, resolve
 from featspace.hub.sources import PRIORS
@@ -56,7 +56,7 @@ def load_tiny_vae(
     return vae.to(device, memory_format=torch.channels_last)
 
 
-def _whole(kind: type, folder: Path, source: str, dtype: torch.dtype, **options):
+def _whole(kind: type[ModelMixin | PreTrainedModel], folder: Path, source: str, dtype: torch.dtype, **options):
     network, loaded = kind.from_pretrained(folder, output_loading_info=True, dtype=dtype, **options, **SAFELY)
     if loaded["missing_keys"]:  # the libraries would go on with random numbers in their place
         missing = "/".join([*options.values(), min(loaded["missing_keys"])])

@@ -47,7 +47,7 @@ SCHEDULE = {
 """Stable Diffusion's noise schedule, for diffusers' DDIMScheduler."""
 PRIORS = {"diffusers:CompVis/stable-diffusion-v1-4": (STABLE_DIFFUSION_UNET, STABLE_DIFFUSION_VAE)}
 """UNet and VAE."""
-TINY_VAES = {"autoencoder:madebyollin/taesd": {}}
+TINY_VAES: dict[str, dict] = {"autoencoder:madebyollin/taesd": {}}
 """diffusers' own defaults are TAESD's."""
 
 

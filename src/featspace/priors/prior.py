@@ -47,7 +47,7 @@ class Prior:
         other.vae = vae
         return other
 
-    def predict_noise(self, z: torch.Tensor, t: int) -> torch.Tensor:
+    def predict_noise(self, z: torch.Tensor, t: int | torch.Tensor) -> torch.Tensor:
         """ε_θ(z_t, t, c), from whatever the UNet was trained to predict (ε or v)."""
         prompt = self.prompt.to(self.unet.dtype).expand(len(z), -1, -1)
         out = self.unet(z.to(self.unet.dtype), t, prompt).sample.to(z.dtype)

@@ -116,7 +116,7 @@ class _Decoder:
 
     def __call__(self, part: list[Job], callback: Any) -> Decoded:
         seeds = [seed_of(self.seed, *job) for job in part]
-        return self.pipeline(
+        _, _, decoded = self.pipeline(
             torch.stack([self.features[name] for name, _ in part]),
             self.encoder,
             self.decode.preset,
@@ -124,9 +124,11 @@ class _Decoder:
             tiny_vae=self.tiny_vae,
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
             output_type="pt",
+            return_dict=False,
             callback_on_step_end=callback,
             **self.method,
-        ).decoded
+        )
+        return decoded
 
 
 def _open(
@@ -193,7 +195,8 @@ class _Watch:
     """Evaluations in a row without a finite gradient after which a sample has failed."""
 
     def __init__(self, progress: tqdm, names: list[str]):
-        self.progress, self.names, self.nearest = progress, names, None
+        self.progress, self.names = progress, names
+        self.nearest: torch.Tensor | None = None
         self.failures = torch.zeros(len(names), dtype=torch.int64)
 
     def __call__(self, _pipeline, _index: int, timestep: int, seen: dict) -> None:
@@ -218,11 +221,11 @@ def encoder_params(profile: Profile, encoder: str, layer: str | None = None) -> 
 
     `layer`, if given, stands in for the encoder's own.
     """
-    change = {} if layer is None else {"layer": layer}
     if encoder not in profile.encoders and (":" in encoder or Path(encoder).is_dir()):
         network = encoder if ":" in encoder else str(Path(encoder).resolve())
-        return EncoderParams(network=network, **change)
-    return profile.encoder(encoder).model_copy(update=change)
+        return EncoderParams(network=network, layer=layer)
+    own = profile.encoder(encoder)
+    return own if layer is None else own.model_copy(update={"layer": layer})
 
 
 def _save(part: list[Job], seed: int, decoded: Decoded, work: Unfinished) -> None:

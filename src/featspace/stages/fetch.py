@@ -31,7 +31,7 @@ def run_fetch(networks: Iterable[str], out: Path, root: Path = Path(), report: C
         {"path": Path(os.path.relpath(path, root)).as_posix(), "sha256": digest, "bytes": path.stat().st_size}
         for path, digest in found.items()
     ]
-    entries.sort(key=lambda entry: entry["path"])
+    entries.sort(key=lambda entry: str(entry["path"]))
     hub = _fetch(published, root, report)
     with atomic_file(out) as partial:
         partial.write_text(json.dumps({"files": entries, "hub": hub}, indent=1) + "\n", encoding="utf-8")

@@ -117,7 +117,7 @@ def run_layers(
 
 def _chance(others: dict[str, dict[str, float]]) -> dict[str, float]:
     """The means of MEASURES over other photographs; NaN without another."""
-    return {f"{m}_chance": np.mean([x[m] for x in others.values()]) if others else np.nan for m in MEASURES}
+    return {f"{m}_chance": float(np.mean([x[m] for x in others.values()])) if others else np.nan for m in MEASURES}
 
 
 def summarize(table: pd.DataFrame, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -39,10 +38,8 @@ class Cost:
     """Bytes of the activations that the backward pass needs."""
 
 
-def evaluation_cost(
-    prior: Prior, encoder: Callable[[torch.Tensor], torch.Tensor], preset: str = "paper", copies: bool = False
-) -> Cost:
-    """Runs one guided evaluation of `prior` and `encoder` (a module: images in [0, 1] → features, (N, D)).
+def evaluation_cost(prior: Prior, encoder: nn.Module, preset: str = "paper", copies: bool = False) -> Cost:
+    """Runs one guided evaluation of `prior` and `encoder` (images in [0, 1] → features, (N, D)).
 
     In the preset paper the corrected estimate is decoded and scored once more. With `copies` a random copy of the image
     passes the encoder, too, as in all but the last evaluations of the preset fast.
@@ -110,12 +107,12 @@ def _kept(prior: Prior, encoder: Encoder, preset: str) -> int:
 
 def _shapes_of(network: nn.Module) -> nn.Module:
     """A copy on the meta device, which takes no memory."""
-    memo = {id(p): nn.Parameter(p.to("meta"), requires_grad=False) for p in network.parameters()}
-    memo |= {id(buffer): buffer.to("meta") for buffer in network.buffers()}
+    memo: dict[int, torch.Tensor] = {id(buffer): buffer.to("meta") for buffer in network.buffers()}
+    memo |= {id(p): nn.Parameter(p.to("meta"), requires_grad=False) for p in network.parameters()}
     return copy.deepcopy(network, memo)
 
 
-def spare_memory(pipeline: FeatureDecodingPipeline, batch: int, error: BaseException) -> int:
+def spare_memory(pipeline: FeatureDecodingPipeline, batch: int, error: Exception) -> int:
     """The batch to try after `batch` images were too many; for one, lets activations be computed twice instead of kept.
 
     Raises FeatspaceError if that has been tried too.

@@ -58,7 +58,8 @@ def describe(
         cost = evaluation_cost(prior, network, decode.preset, copies)
     prior.check_resolution(profile.resolution)
     images = decode.samples * count_features(sources, texts, network)
-    flops, evaluations = cost.flops, evaluations_of(METHODS[decode.preset], prior.alphas_cumprod, decode.options)
+    evaluations = evaluations_of(METHODS[decode.preset], prior.alphas_cumprod, decode.options)
+    flops: float = cost.flops
     if decode.preset == "fast" and decode.tiny_vae:
         with torch.device("meta"):
             tiny = prior.with_vae(blank_tiny_vae(decode.tiny_vae, params.root, dtype))

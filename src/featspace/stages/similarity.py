@@ -43,6 +43,9 @@ def compare(
     def agree(seen: int | None, original: int | None) -> int | None:
         return None if seen is None or original is None else int(seen == original)
 
+    def cosine(seen: Tensor | None, original: Tensor | None) -> float | None:
+        return None if seen is None or original is None else cosine_similarity(seen, original).item()
+
     original_top1 = judged_original = judged_original_top1 = None
     if photo:
         _, original_top1 = feature_and_class(encoder, photo)
@@ -55,7 +58,7 @@ def compare(
             {
                 "distance": squared_distance(seen, feature).item(),
                 "cosine": cosine_similarity(seen, feature).item(),
-                "judge_cosine": cosine_similarity(judged, judged_original).item() if photo else None,
+                "judge_cosine": cosine(judged, judged_original),
                 "top1_agrees": agree(top1, original_top1),
                 "judge_top1_agrees": agree(judged_top1, judged_original_top1),
             }

@@ -87,7 +87,7 @@ def _read_captions(path: Path, photos: list[_Photo]) -> dict[str, str]:
     for photo in photos:
         number = re.fullmatch(r"(?:COCO_\w+_)?0*(\d+)", photo.path.stem)  # MS COCO's files are named by image id
         image_id = images.get(photo.path.name, int(number[1]) if number else None)
-        if text := texts.get(image_id):
+        if image_id is not None and (text := texts.get(image_id)):
             found[f"caption_{photo.id}"] = text
     if not found:
         raise FeatspaceError(f"{path}: has a caption of none of the photos, which it finds by file name or image id")

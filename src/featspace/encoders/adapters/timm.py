@@ -51,17 +51,19 @@ def maps(model: Any, layer: str, inputs: Tensor) -> FeatureMap:
     Raises UsageError for an unknown layer and one of unknown layout, FeatspaceError for one without a map.
     """
     names = [entry["module"] for entry in getattr(model, "feature_info", ())]
-    if names.count(layer) == 1:
+    single = [name for name in names if names.count(name) == 1]
+    if layer in single:
         return FeatureMap(partial(_intermediate, index=names.index(layer)))
     channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
     prefix = getattr(model, "num_prefix_tokens", 0 if layer == UNPOOLED else None)
     tokens = None
     if names and prefix is not None:  # the final tokens have the grid of the last map
-        tokens = Tokens(prefix, _intermediate(model, inputs[:1], len(names) - 1).shape[2:])
+        rows, columns = _intermediate(model, inputs[:1], len(names) - 1).shape[2:]
+        tokens = Tokens(prefix, (rows, columns))
     if layer == UNPOOLED:
-        return at_layer(model, layer, inputs, Layers(names[-1:], tokens, channels_last), _features)
+        return at_layer(model, layer, inputs, Layers(single, tokens, channels_last), _features)
     block = layer.split(".")[-2:-1] == ["blocks"]  # of what is inside a block the model says nothing
-    return at_layer(model, layer, inputs, Layers(names, tokens, True if channels_last and block else None))
+    return at_layer(model, layer, inputs, Layers(single, tokens, True if channels_last and block else None))
 
 
 def _features(model: Any, inputs: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ def split(model: nn.Module, transforms: Any) -> Network:
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not linear:
         raise FeatspaceError(f"{type(model).__name__} has no linear classifier, whose input is the feature")
-    head = model.get_submodule(linear[-1])
+    head: Any = model.get_submodule(linear[-1])
     model.set_submodule(linear[-1], nn.Identity())
     parts = nn.ModuleDict({"trunk": model, "head": head})
     preprocess = from_torchvision(transforms)
@@ -80,10 +80,15 @@ def _maps(trunk: nn.Module, layer: str, inputs: Tensor) -> FeatureMap:
 
 
 def _extractor(trunk: nn.Module, layer: str) -> Callable[[Any, Tensor], Any] | None:
-    """What `layer` gives, of a trunk and inputs, run on that trunk's own modules; None if it is no part of the graph."""
+    """What `layer` gives, of a trunk and inputs, run on that trunk's own modules; None if it is no part of the graph.
+
+    None as well if the graph has constants, which would stay where they are when the trunk is moved.
+    """
     try:
         graph = create_feature_extractor(trunk, {layer: "map"}, suppress_diff_warning=True).graph
     except ValueError:
+        return None
+    if any(node.op == "get_attr" and node.target.startswith("_tensor_constant") for node in graph.nodes):
         return None
     output = graph.output_node()
     output.args[0]["map"].append(output)  # as assertions about what comes after the layer are left in

@@ -45,18 +45,19 @@ class FeatInv:
         return self.pipeline.prior()
 
     def decode(self, conditioning: Tensor, seeds: list[int]) -> Tensor:
-        """Images (N, 3, H, W) in [0, 1] on the CPU of conditioning (N, C, h, w); image i has seed i, whatever its batch."""
+        """Images (N, 3, H, W) in [0, 1], on the CPU, of conditioning (N, C, h, w); image i has seed i in any batch."""
         parts = []
         indices = torch.arange(len(conditioning)).split(self.settings.batch)
         for part in tqdm(indices, desc=f"featinv {self.name}", unit="batch", disable=len(indices) < 2):
-            images = self.pipeline(
+            (images,) = self.pipeline(
                 conditioning[part],
                 self.settings.prompt,
                 self.settings.steps,
                 self.settings.guidance_scale,
                 generator=[torch.Generator().manual_seed(seeds[i]) for i in part.tolist()],
                 output_type="pt",
-            ).images
+                return_dict=False,
+            )
             parts.append(images.cpu())
         return torch.cat(parts)
 

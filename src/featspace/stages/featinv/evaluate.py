@@ -90,8 +90,8 @@ def run_evaluate(
         table.insert(1, "class", classes)
         write_table(table, work.folder / "evaluation.csv")
         own = {"controlnet": name, "network": decoder.own.network, "layer": decoder.own.layer or "pooled"}
-        judged = [load_file(work.records / f"{stem}.safetensors") for stem in parts]
-        distance = frechet(*(torch.cat([part[key] for part in judged]) for key in JUDGED))
+        features = [load_file(work.records / f"{stem}.safetensors") for stem in parts]
+        distance = frechet(*(torch.cat([part[key] for part in features]) for key in JUDGED))
         row = own | summarize(table, params.seed) | {"frechet": distance}
         write_table(pd.DataFrame([row]), work.folder / "summary.csv")
 

@@ -41,7 +41,7 @@ def compare_images(
         table[["shuffled_map_cosine", "shuffled_pooled_cosine"]] = np.nan
     for count in (1, 5):
         table[f"top{count}_agrees"] = np.nan
-        if logits_a is not None:
+        if logits_a is not None and logits_b is not None:
             first = logits_b.topk(min(count, logits_b.shape[1]), dim=1).indices
             table[f"top{count}_agrees"] = (first == logits_a.argmax(1, keepdim=True)).any(1).float().numpy()
     return table, (judged_a, judged_b)
@@ -68,10 +68,16 @@ def _look(
     maps: Encoder, judge: Encoder, images: Tensor, batch: int = 16
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     device = next(maps.parameters()).device
-    parts = []
+    shown, pooled, judged, logits = [], [], [], []
     for part in tqdm(images.split(batch), desc="measure", unit="batch", disable=len(images) <= 4 * batch):
         part = part.to(device)
-        logits = maps.classify(part) if maps.has_classifier else None
-        parts.append([maps.spatial(part), maps.pooled(part), judge(part), logits])
-    found = [None if each[0] is None else torch.cat(each).float().cpu() for each in zip(*parts, strict=True)]
-    return tuple(found)
+        if maps.has_classifier:
+            logits.append(maps.classify(part))
+        shown.append(maps.spatial(part))
+        pooled.append(maps.pooled(part))
+        judged.append(judge(part))
+    return _joined(shown), _joined(pooled), _joined(judged), _joined(logits) if logits else None
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return torch.cat(parts).float().cpu()

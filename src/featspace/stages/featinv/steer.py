@@ -68,7 +68,7 @@ def read_direction(path: Path, encoder: Encoder, away: str | None = None, toward
         raise FeatspaceError(f"{path}: means of {origin}, not of {encoder.network}; write its own")
     if (away is None) != (toward is None):
         raise UsageError("a direction has two classes: name both away and toward")
-    names = [DIRECTION] if away is None else [away, toward]
+    names = [DIRECTION] if away is None or toward is None else [away, toward]
     shape, found = hint_shape(encoder), []
     for each in names:
         if each not in tensors:

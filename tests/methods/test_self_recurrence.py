@@ -41,7 +41,7 @@ def decode(seeds=(3,), weight=4.0, clip_std=3.0, targets=None, schedule=None, **
 
 @pytest.mark.parametrize("case", ["a", "b"])
 def test_reproduces_the_official_trajectory(case):
-    ref = np.load(Path(__file__).parent / "data" / f"trajectory_{case}.npz")
+    ref = np.load(Path(__file__).parent / f"trajectory_{case}.npz")
     timesteps, seed = int(ref["timesteps"]), int(ref["seed"])
     schedule = Schedule.spaced(
         alphas_cumprod(timesteps),

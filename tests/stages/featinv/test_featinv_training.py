@@ -173,7 +173,7 @@ def test_reconstructions_stand_below_their_originals():
 
 def test_the_published_settings_train_on_imagenets_folders(imagenet, project, tmp_path):
     """The recipe of the paper profile as it is, but for the photographs and a few steps of tiny networks."""
-    published = Params.load(Path(__file__).parents[2] / "params.yaml").profile("paper").featinv
+    published = Params.load(Path(__file__).parents[3] / "params.yaml").profile("paper").featinv
     recipe, pooled = published.training, [own.layer for own in published.controlnets.values()].count(None)
     assert (recipe.crop, recipe.lr, recipe.batch, recipe.epochs, recipe.drop) == (288, 1e-5, 8, 3, 0.15)
     assert (published.guidance_scale, published.steps, recipe.hint_width, pooled) == (1.75, 50, 512, 3)

@@ -9,7 +9,7 @@ import pytest
 from featspace.config.params import DecodeParams, Params
 from featspace.utils.errors import UsageError
 
-SHIPPED = Path(__file__).parents[1] / "params.yaml"
+SHIPPED = Path(__file__).parents[2] / "params.yaml"
 SMALL = """\
 seed: 7
 tiny:

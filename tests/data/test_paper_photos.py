@@ -22,7 +22,7 @@ from featspace.data.targets import read_targets
 from featspace.stages.targets import run_targets
 from featspace.utils.errors import FeatspaceError, UsageError
 
-SHIPPED = Path(__file__).parents[1] / "params.yaml"
+SHIPPED = Path(__file__).parents[2] / "params.yaml"
 PHOTOS = ["coco/12.png", "coco/34.png"]
 
 

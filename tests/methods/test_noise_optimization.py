@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_guidance import alphas_cumprod, noise_of, problem_of_toys
-from test_guidance import decode as paper_decode
+from test_self_recurrence import alphas_cumprod, noise_of, problem_of_toys
+from test_self_recurrence import decode as paper_decode
 from toy_models import DTYPE, ToyEncoder, ToyVAEDecoder, target_feature
 
 from featspace.methods import noise_optimization as fast

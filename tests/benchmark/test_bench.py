@@ -23,7 +23,7 @@ from featspace.utils.devices import weights_sum
 from featspace.utils.images import read_image, to_tensor
 from featspace.utils.tables import BENCH
 
-CHECKOUT = Path(__file__).parents[1]
+CHECKOUT = Path(__file__).parents[2]
 PARAMS = {
     "seed": 0,
     "prior": "data/models/prior",

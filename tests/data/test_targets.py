@@ -20,7 +20,7 @@ from featspace.stages.targets import run_targets
 from featspace.utils.errors import FeatspaceError, UsageError
 from featspace.utils.images import read_image, to_tensor
 
-SHIPPED = Path(__file__).parents[1] / "params.yaml"
+SHIPPED = Path(__file__).parents[2] / "params.yaml"
 
 
 class Colors(nn.Module):

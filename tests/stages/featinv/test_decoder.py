@@ -85,7 +85,8 @@ def test_a_pooled_feature_is_the_same_at_every_position(params, project):
 def test_the_same_images_come_as_pil_as_array_and_as_latents(decoder):
     maps, pipeline = torch.randn(2, *decoder.encoder.shape), decoder.pipeline
     images = {
-        kind: pipeline(maps, "", 2, 1.0, generator=seeded(2), output_type=kind).images for kind in ("pil", "np", "pt", "latent")
+        kind: pipeline(maps, "", 2, 1.0, generator=seeded(2), output_type=kind).images
+        for kind in ("pil", "np", "pt", "latent")
     }
     pixels = np.stack([np.asarray(image) for image in images["pil"]])
     np.testing.assert_allclose(pixels / 255, images["np"], atol=1e-6)

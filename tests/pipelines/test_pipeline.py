@@ -163,7 +163,9 @@ def test_targets_may_be_images_and_every_method_is_known_by_name(project):
         generator = [torch.Generator().manual_seed(1)]
         return pipeline(targets, encoder, method, 4, generator=generator, output_type="pt", **options).images
 
-    assert torch.equal(decode(photo, "mpgd"), decode(feature, "mpgd")) and decode([photo, photo][:1], "fast").shape[0] == 1
+    assert (
+        torch.equal(decode(photo, "mpgd"), decode(feature, "mpgd")) and decode([photo, photo][:1], "fast").shape[0] == 1
+    )
     latents = pipeline(feature, encoder, "mpgd", 2, output_type="latent").images
     assert latents.shape == (1, *pipeline.prior().latent_shape)
     zeros = pipeline(

@@ -66,8 +66,8 @@ def run_bench(
     Each method with several weights first decodes `params.tuning` at each; at the weight of the greatest median cosine,
     measured from the saved PNGs, it decodes `params.compared`. `fast` decodes `params.fast`, and the curve as well. The
     autoencoder's reconstructions are measured beside them. With `weights_of`, the folder of another run or of tables,
-    nothing is tuned: weights are those chosen there on its first encoder. `photos`: every method decodes one image of that many photographs instead, and
-    there is no curve. `only`: these methods alone, the others' images stay.
+    nothing is tuned: weights are those chosen there on its first encoder. `photos`: every method decodes one image of
+    that many photographs instead, and there is no curve. `only`: these methods alone, the others' images stay.
 
     What is in `out` already is kept and not decoded again, as far as the same parameters, weights, photographs and code
     made it; a run that is cut off goes on. Raises UsageError for too few photographs, a method that there is not, or a

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import traceback as tracebacks
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,7 +15,7 @@ from featspace.utils.errors import FeatspaceError, one_line
 
 EXTRAS = {"accelerate": "train", "dvc": "pipeline", "snakemake": "pipeline"}
 """Packages that the core does without, and what installs them."""
-BAD_USAGE: type[Exception] = typer.BadParameter.__base__
+BAD_USAGE: Any = typer.BadParameter.__base__
 """The common parent of what typer raises for wrong arguments."""
 
 
@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(f"{where}{(error.strerror or one_line(error)).lower()}; check the path, or name another", 1)
 
 
-def _command(error: Exception) -> str:
+def _command(error: Any) -> str:
     return f"{error.ctx.info_name} " if error.ctx and error.ctx.parent else ""
 
 

@@ -72,6 +72,6 @@ def open_network(params: Params, profile: Profile, network: str, layer: str | No
 def keep_freed_memory() -> None:
     """Has glibc keep what is freed, where it would map and clear every large tensor anew."""
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if hasattr(libc, "mallopt"):
+    if libc is not None and hasattr(libc, "mallopt"):
         libc.mallopt(-4, 0)  # M_MMAP_MAX: large blocks from the heap too
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap is not given back

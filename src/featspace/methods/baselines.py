@@ -7,21 +7,12 @@ each method is tuned over, s_t = √(1 − ᾱ_t).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from featspace.methods.problem import Callback, Decoded, Problem, Record
 from featspace.methods.self_recurrence import Schedule
-
-
-class Baseline(Protocol):
-    """A `problem.Method` of a budget and a weight."""
-
-    def __call__(
-        self, problem: Problem, *, evaluations: int = 128, weight: float = ..., callback: Callback | None = None
-    ) -> Decoded: ...
 
 
 class _Search:

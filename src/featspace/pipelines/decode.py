@@ -52,11 +52,13 @@ def decode(
     if isinstance(target, str | Path):
         target = read_image(Path(target))
     feature = target.flatten()[None] if isinstance(target, Tensor) else pipeline.features([target], network)
-    return pipeline(
+    images, distances, decoded = pipeline(
         feature.expand(samples, -1),
         network,
         method,
         num_inference_steps,
         generator=[torch.Generator().manual_seed(seed + sample) for sample in range(samples)],
+        return_dict=False,
         **options,
     )
+    return FeatureDecodingOutput(images, distances, decoded)

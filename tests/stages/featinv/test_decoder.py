@@ -107,7 +107,7 @@ def test_guidance_is_over_the_prompt_with_the_hint_on_both_branches(decoder):
     plain, prompted = (pipeline.predict(z, 999, maps, context) for context in contexts)
     seen = []
     pipeline.predict = lambda *given: seen.append(given) or (plain if given[3].equal(contexts[0]) else prompted)
-    pipeline(maps, PROMPT, 1, 1.75, generator=seeded(1), output_type="pt").images
+    pipeline(maps, PROMPT, 1, 1.75, generator=seeded(1), output_type="pt")
     assert len(seen) == 2 and all(given[2].equal(maps) for given in seen)
 
 

@@ -116,7 +116,7 @@ def open_networks(
     base = load_pipeline(prior, params.root, "float32", device)
     for part in (base.unet, base.vae, base.text_encoder):
         part.requires_grad_(False).eval()
-    return base, open_encoder(params, own).to(device, memory_format=torch.channels_last)
+    return base, open_encoder(params, own).to(device).to(memory_format=torch.channels_last)
 
 
 def new_controlnet(base: FeatureDecodingPipeline, encoder: Encoder, width: int, seed: int) -> FeatureControlNet:

@@ -53,14 +53,16 @@ class Validation:
         device = self.pipeline.device
         shown = self.images[:RECONSTRUCTED]
         seeds = [torch.Generator().manual_seed(i) for i in range(len(shown))]
-        decoded = self.pipeline(
+        (images,) = self.pipeline(
             self._maps(shown),
             self.settings.prompt,
             num_inference_steps=self.settings.steps,
             guidance_scale=self.settings.guidance_scale,
             generator=seeds,
             output_type="pt",
-        ).images.cpu()
+            return_dict=False,
+        )
+        decoded = images.cpu()
         maps = [self._maps(images) for images in (shown, decoded)]
         pooled = [self.encoder.pooled(images.to(device)) for images in (shown, decoded)]
         measured = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import operator
 import re
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from dvc.cli import main as dvc
 from dvc.repo import Repo
 from dvc.stage import PipelineStage
 from ruamel.yaml import YAML
@@ -162,6 +164,16 @@ def test_each_network_of_a_profile_has_its_stages(profile: str, project: Parsed)
     for stage, networks in {**wanted, "featinv": own.featinv.controlnets.keys()}.items():
         start = f"{stage}@{profile}-"
         assert {name.removeprefix(start) for name in project.stages if name.startswith(start)} == set(networks)
+
+
+@pytest.mark.parametrize("folder", [PROJECT, PROJECT / "training"], ids=["dvc.yaml", "training/dvc.yaml"])
+def test_plots_are_of_tables_that_are_there(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    with chdir(folder):
+        assert dvc(["plots", "show", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["data"] and "errors" not in shown
+    for name, plots in shown["data"].items():
+        assert len(plots) == 1 and plots[0]["content"]["data"]["values"], name
 
 
 def snakemake(folder: Path, *args: str) -> tuple[set[str], str]:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
+import pytest
 import timm
 import torch
 import transformers
 from PIL import Image
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
+
+from featspace.utils.errors import UsageError
 
 NAMES = ["resnet", "vit", "clip", "hf-clip", "hf-siglip", "hf-dino"]
 CLIP_CONFIG = {
@@ -113,3 +117,19 @@ def library(folder: Path) -> tuple:
         lambda image: processor(image, return_tensors="pt").pixel_values,
         lambda x: features(x).pooler_output,
     )
+
+
+def seen(model: nn.Module, layer: str, inputs: Tensor) -> Any:
+    """A layer's output as it is."""
+    found: list[Any] = []
+    handle = model.get_submodule(layer).register_forward_hook(lambda _module, _given, out: found.append(out))
+    model(inputs)
+    handle.remove()
+    return found[0]
+
+
+def refused(make: Any, *given: Any) -> str:
+    with pytest.raises(UsageError) as caught:
+        make(*given)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from featspace.cli import main
 from featspace.encoders.encoder import Encoder
@@ -31,8 +33,9 @@ def decode(out, *options: str) -> dict[str, str]:
 def fail(arguments, capsys) -> str:
     with pytest.raises(SystemExit) as stop:
         decode(*arguments)
-    assert stop.value.code
-    return capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert stop.value.code and (stop.value.code == 130) == error.endswith("error: interrupted\n")
+    return error
 
 
 def interrupt_at(monkeypatch, number: int) -> list[int]:
@@ -79,6 +82,20 @@ def test_an_interrupted_run_is_not_mixed_with_another(tmp_path, capsys, monkeypa
     error = fail([tmp_path / "out", "--weight", "1"], capsys)
     assert "out.unfinished: holds 2 finished images of a run with other settings" in error
     assert (tmp_path / "out.unfinished" / "photo-1.png").is_file()
+
+
+def test_an_interrupted_run_does_not_go_on_with_other_weights(tmp_path, capsys, monkeypatch):
+    network = tmp_path / "network"
+    shutil.copytree("data/models/resnet", network)
+    interrupt_at(monkeypatch, 2)
+    command = ["decode", "photo.jpg", "--encoder", str(network), "--batch", "1", "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit):
+        main(command)
+    weights = network / "model.safetensors"
+    save_file({name: 1.01 * tensor for name, tensor in load_file(weights).items()}, weights)
+    with pytest.raises(SystemExit):
+        main(command)
+    assert "holds 1 finished images of a run with other settings" in capsys.readouterr().err
 
 
 def test_a_run_that_was_killed_before_its_first_image_stands_in_nobodys_way(tmp_path, capsys, monkeypatch):

@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         status = app(arguments, standalone_mode=False, prog_name="featspace")
         if status == 130:  # typer's for Ctrl-C
-            _fail("interrupted", 1)
+            _fail("interrupted", 130)
     except BAD_USAGE as error:
         _fail(f"{error.format_message()} See featspace {_command(error)}--help", 2)
     except FeatspaceError as error:

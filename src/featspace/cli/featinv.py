@@ -1,4 +1,4 @@
-"""The commands of the second decoder: `featspace featinv …`, and `featspace steer`."""
+"""The commands of the second decoder: `featspace featinv …`."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def figure(
     run_figure(name.value, folders, out)
 
 
-@app.command()
+@featinv.command()
 def steer(
     source: Annotated[Path, typer.Argument(help="A photograph, or a .safetensors file of one feature map.")],
     controlnet: ControlNet,
@@ -157,7 +157,7 @@ def steer(
 ) -> None:
     """Move a feature map along a direction, by several strengths, and decode the series.
 
-    Example: featspace steer cat.jpg --controlnet vit --direction data/models/featinv/means.safetensors
+    Example: featspace featinv steer cat.jpg --controlnet vit --direction data/models/featinv/means.safetensors
     --away tabby --toward lion --out steered
     """
     from featspace.stages.featinv.steer import run_steer

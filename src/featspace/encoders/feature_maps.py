@@ -66,7 +66,7 @@ def at_layer(trunk: nn.Module, layer: str, inputs: Tensor, layers: Layers, read:
             return FeatureMap(read, channels_last=last)
     order = [*modules, UNPOOLED]
     earlier = [name for name in layers.names if name in order[: order.index(layer) + 1]]
-    near = [*earlier[-1:], *(name for name in layers.names if name not in earlier)][:2]
+    near = [*earlier[-1:], *(name for name in layers.names if name not in earlier)][:2] or [POOLED]
     raise UsageError(f"layer {layer!r}: how {found} is laid out cannot be known; name {' or '.join(near)}")
 
 

@@ -50,7 +50,7 @@ def test_the_stages_from_end_to_end(params, project, tmp_path, offline, capsys):
     np.testing.assert_allclose(ways["distance"], together["distance"], rtol=1e-5)  # of one target
     means = tmp_path / "means.safetensors"
     main(["featinv", "means", "--controlnet", "maps", *options, "--per-class", "3", "--out", str(means)])
-    steer = ["steer", "photo.jpg", "--controlnet", "maps", *options, "--direction", str(means)]
+    steer = ["featinv", "steer", "photo.jpg", "--controlnet", "maps", *options, "--direction", str(means)]
     main([*steer, "--away", "tabby", "--toward", "school_bus", "--out", str(tmp_path / "steered")])
     steered = pd.read_csv(tmp_path / "steered" / "steer.csv")
     assert list(steered["strength"]) == [0, 1] and np.isfinite(steered["moved"]).all()

@@ -51,7 +51,7 @@ def maps(model: Any, layer: str, inputs: Tensor) -> FeatureMap:
     Raises UsageError for an unknown layer and one of unknown layout, FeatspaceError for one without a map.
     """
     names = [entry["module"] for entry in getattr(model, "feature_info", ())]
-    single = [name for name in names if names.count(name) == 1]
+    single = [name for name in names if name and names.count(name) == 1]
     if layer in single:
         return FeatureMap(partial(_intermediate, index=names.index(layer)))
     channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"

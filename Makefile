@@ -39,7 +39,7 @@ train: $(ENV) ## train the small models on what is idle, or go on; stop it at an
 	    $(if $(THREADS),--threads $(THREADS)) $(if $(SECONDS),--seconds $(SECONDS))
 
 test: $(ENV) ## run the tests; some talk to a hub that they serve themselves
-	HF_HUB_OFFLINE=0 .venv/bin/python -m pytest
+	HF_HUB_OFFLINE=0 OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 lint: $(ENV) ## check code, format, types, and that rooms import downwards only
 	.venv/bin/ruff check .

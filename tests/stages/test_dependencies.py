@@ -149,9 +149,13 @@ def test_a_stage_depends_on_no_other_code(stages: dict[str, Stage]) -> None:
 
 
 def test_code_that_is_depended_on_exists(stages: dict[str, Stage]) -> None:
-    named = {dep for stage in stages.values() for dep in stage.dependencies if is_code(dep) or dep.suffix == ".lock"}
+    named = [(name, dep) for name, stage in stages.items() for dep in stage.dependencies]
+    named = [(name, dep) for name, dep in named if is_code(dep) or dep.suffix == ".lock"]
     assert named
-    assert not [str(dep.relative_to(PROJECT)) for dep in sorted(named) if not dep.exists()]
+    lines = [
+        f"{name} depends on {dep.relative_to(PROJECT)}, which is not there" for name, dep in named if not dep.exists()
+    ]
+    assert not lines, "\n".join(lines)
 
 
 def test_a_stage_depends_on_the_pinned_packages(stages: dict[str, Stage]) -> None:

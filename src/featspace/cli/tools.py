@@ -77,7 +77,8 @@ def decode(
     refuse_taken(out)
     count_features(sources, text)  # what is wrong with them comes before diffusers, whose import takes long
 
-    from featspace.stages.decode import encoder_params, run_decode
+    from featspace.config.params import encoder_params
+    from featspace.stages.decode import run_decode
 
     if dry_run:
         from featspace.stages.plan import describe

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from featspace.config.params import describe, read_yaml
+from featspace.config.reading import describe, read_yaml
 from featspace.utils.errors import UsageError, suggest
 from featspace.utils.schema import Name, Section, Text
 

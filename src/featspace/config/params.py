@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
-import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from os.path import normpath
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from featspace.config import featinv
 from featspace.config.featinv import FeatInvParams
+from featspace.config.reading import FILE, _choices, describe, read_yaml
 from featspace.utils.errors import UsageError
 from featspace.utils.schema import Name, Section, Text
-
-FILE = "params.yaml"
 
 Quality = Annotated[int, Field(ge=1, le=100)]
 
@@ -70,7 +65,7 @@ class DecodeParams(Section):
         try:
             return DecodeParams.model_validate({**self.model_dump(), **changes})
         except ValidationError as error:
-            raise UsageError(describe(error.errors()[0]).removeprefix(".")) from error
+            raise UsageError(describe(error.errors()[0], Profile, _SECTIONS).removeprefix(".")) from error
 
     @model_validator(mode="after")
     def _emphasis_within_steps(self) -> DecodeParams:
@@ -190,7 +185,7 @@ class Params:
         except ValidationError as error:
             # A mistyped key first: it is also why another one is missing.
             details = sorted(error.errors(), key=lambda detail: detail["type"] != "extra_forbidden")
-            lines = [describe(detail) for detail in details]
+            lines = [describe(detail, Profile, _SECTIONS) for detail in details]
             more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
             raise UsageError(f"{path}: {lines[0]}{more}") from error
         if not file.profiles:
@@ -213,45 +208,6 @@ def _find() -> Path:
     return next((path for path in (here, checkout, PACKAGED) if path.is_file()), here)
 
 
-def read_yaml(path: Path) -> dict[Any, Any]:
-    """A YAML file's mapping. Raises UsageError: no file, not YAML (with the line), no mapping."""
-    try:
-        values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UsageError(f"{path}: no such file; run this where {FILE} is, or name the file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read as text ({error}); name a YAML file") from error
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f"line {mark.line + 1}: " if mark else ""
-        problem = " ".join(str(error.problem).split())
-        raise UsageError(f"{path}: {line}{problem}; mend the YAML there") from error
-    except YAMLError as error:
-        raise UsageError(f"{path}: not YAML ({' '.join(str(error).split())}); mend it") from error
-    if not isinstance(values, dict):
-        raise UsageError(f"{path}: it must be a mapping")
-    return values
-
-
-_RULES = {  # pydantic's error type -> what the value must do
-    "greater_than": "be greater than {gt:g}",
-    "greater_than_equal": "be at least {ge:g}",
-    "less_than": "be less than {lt:g}",
-    "less_than_equal": "be at most {le:g}",
-    "multiple_of": "be a multiple of {multiple_of:g}",
-    "finite_number": "be finite",
-    "int_type": "be a whole number",
-    "float_type": "be a number",
-    "string_type": "be text",
-    "string_too_short": "not be empty",
-    "string_pattern_mismatch": "consist of lowercase letters, digits and underscores",
-    "literal_error": "be {expected}",
-    "list_type": "be a list",
-    "too_short": "have at least {min_length} entries",
-    "too_long": "have at most {max_length} entries",
-    "dict_type": "be a mapping",
-    "model_type": "be a mapping",
-}
 _SECTIONS: dict[str, type[Section]] = {
     "encoders": EncoderParams,
     "decode": DecodeParams,
@@ -262,29 +218,13 @@ _SECTIONS: dict[str, type[Section]] = {
 }
 
 
-def describe(detail: Any, top: type[Section] = Profile, sections: Mapping[str, type[Section]] = _SECTIONS) -> str:
-    """One of pydantic's errors as a line: where, what is there, what is allowed.
+def encoder_params(profile: Profile, encoder: str, layer: str | None = None) -> EncoderParams:
+    """The profile's settings of an encoder, or default ones for a network that is named directly.
 
-    `sections` says which section is under which key, `top` is the one around them.
+    `layer`, if given, stands in for the encoder's own.
     """
-    loc = [str(part) for part in detail["loc"]]
-    loc = loc[loc[0] == "profiles" :]  # in the file they are not under a key of their own
-    kind, context, value = detail["type"], detail.get("ctx", {}), reprlib.repr(detail["input"])
-    if kind == "missing":
-        return f"{'.'.join(loc)} is missing"
-    if kind == "extra_forbidden":
-        section = next((sections[part] for part in reversed(loc[:-1]) if part in sections), top)
-        return f"{'.'.join(loc)}: {value} is not a parameter{_choices(loc[-1], section.model_fields)}"
-    if kind == "value_error":
-        return f"{'.'.join(loc)}.{context['error']}"
-    allowed = f"it must {_RULES[kind].format(**context)}" if kind in _RULES else detail["msg"]
-    if loc[-1:] == ["[key]"]:
-        return f"{'.'.join(loc[:-2]) or 'the file'} has the key {value}: {allowed}"
-    return f"{'.'.join(loc)} is {value}: {allowed}"
-
-
-def _choices(given: str, known: Iterable[str]) -> str:
-    known = list(known)
-    close = difflib.get_close_matches(given, known, n=1)
-    hint = f" (did you mean {close[0]}?)" if close else ""
-    return f"{hint}; there are: {', '.join(known)}"
+    if encoder not in profile.encoders and (":" in encoder or Path(encoder).is_dir()):
+        network = encoder if ":" in encoder else str(Path(encoder).resolve())
+        return EncoderParams(network=network, layer=layer)
+    own = profile.encoder(encoder)
+    return own if layer is None else own.model_copy(update={"layer": layer})

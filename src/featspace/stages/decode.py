@@ -15,7 +15,7 @@ import torch
 from diffusers import AutoencoderTiny
 from tqdm import tqdm
 
-from featspace.config.params import DecodeParams, EncoderParams, Params, Profile
+from featspace.config.params import DecodeParams, EncoderParams, Params, Profile, encoder_params
 from featspace.data.features import feature_and_class, gather_features
 from featspace.encoders.encoder import Encoder, load_encoder
 from featspace.methods import METHODS, evaluations_of
@@ -214,18 +214,6 @@ class _Watch:
                 )
             if self.failures[index] == 1:
                 tqdm.write(f"{where}: left unguided there", file=sys.stderr)
-
-
-def encoder_params(profile: Profile, encoder: str, layer: str | None = None) -> EncoderParams:
-    """The profile's settings of an encoder, or default ones for a network that is named directly.
-
-    `layer`, if given, stands in for the encoder's own.
-    """
-    if encoder not in profile.encoders and (":" in encoder or Path(encoder).is_dir()):
-        network = encoder if ":" in encoder else str(Path(encoder).resolve())
-        return EncoderParams(network=network, layer=layer)
-    own = profile.encoder(encoder)
-    return own if layer is None else own.model_copy(update={"layer": layer})
 
 
 def _save(part: list[Job], seed: int, decoded: Decoded, work: Unfinished) -> None:

@@ -1,4 +1,4 @@
-"""`featspace featinv steer`: a feature map moved along a direction of feature space, by several strengths, and decoded."""
+"""`featspace featinv steer`: a feature map moved along a direction, by several strengths, and decoded."""
 
 from __future__ import annotations
 

@@ -198,7 +198,7 @@ def test_bfloat16_is_the_priors_alone(tmp_path, monkeypatch):
 
     def observed(self, features, encoder, *args, **options):
         out = call(self, features, encoder, *args, **options)
-        seen.append((self.unet.dtype, self.vae.dtype, next(encoder.parameters()).dtype, out.decoded.latents.dtype))
+        seen.append((self.unet.dtype, self.vae.dtype, next(encoder.parameters()).dtype, out[-1].latents.dtype))
         return out
 
     monkeypatch.setattr(FeatureDecodingPipeline, "__call__", observed)

@@ -13,7 +13,7 @@ import featspace
 
 SHARED = ("encoders.encoder", "pipelines.problem", "benchmark.measure")
 """Modules that, with all that they import, every method's images and numbers come from, beside the method's own."""
-BESIDE = ("encoders/adapters", "benchmark")
+FOLDERS = ("encoders/adapters", "benchmark")
 """Folders whose modules are imported by name, or use all methods: each file counts, not what it imports."""
 
 
@@ -26,7 +26,7 @@ def code_sum(module: str) -> str:
     """SHA-256 of the source of a method's module, of all that it imports of featspace, and of what methods share."""
     digest = hashlib.sha256()
     shared = set().union(*(_imported(f"featspace.{name}") for name in SHARED))
-    beside = {file for name in BESIDE for file in Path(featspace.__path__[0], name).glob("*.py")}
+    beside = {file for name in FOLDERS for file in Path(featspace.__path__[0], name).glob("*.py")}
     for file in sorted(shared | beside | _imported(module)):
         digest.update(file.read_bytes())
     return digest.hexdigest()

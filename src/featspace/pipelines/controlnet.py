@@ -26,10 +26,10 @@ from featspace.utils.schema import Section
 PAIRING = "pairing.json"
 
 
-class HintEmbedding(nn.Module):
+class ConditioningEmbedding(nn.Module):
     """The hint encoder: 3×3 convolutions to `width` channels, SiLU, again, then a zero-initialised one to `channels`.
 
-    Of hints (N, C, h, w) that have the latent's size already; until it is trained its output is zero.
+    Of conditioning (N, C, h, w) that have the latent's size already; until it is trained its output is zero.
     """
 
     def __init__(self, hint_channels: int, width: int, channels: int):
@@ -43,8 +43,8 @@ class HintEmbedding(nn.Module):
         for parameter in self.conv_out.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, hints: Tensor) -> Tensor:
-        return self.conv_out(F.silu(self.conv_mid(F.silu(self.conv_in(hints)))))
+    def forward(self, conditioning: Tensor) -> Tensor:
+        return self.conv_out(F.silu(self.conv_mid(F.silu(self.conv_in(conditioning)))))
 
 
 class FeatureControlNet(ControlNetModel):
@@ -59,10 +59,10 @@ class FeatureControlNet(ControlNetModel):
     def __init__(self, *args, **options):
         super().__init__(*args, **options)
         channels, (width,) = self.config.block_out_channels, self.config.conditioning_embedding_out_channels
-        self.controlnet_cond_embedding = HintEmbedding(self.config.conditioning_channels, width, channels[0])
+        self.controlnet_cond_embedding = ConditioningEmbedding(self.config.conditioning_channels, width, channels[0])
 
     @classmethod
-    def beside(cls, unet: UNet2DConditionModel, hint_channels: int, width: int) -> FeatureControlNet:
+    def for_unet(cls, unet: UNet2DConditionModel, hint_channels: int, width: int) -> FeatureControlNet:
         """A copy of the first half of `unet`, in float32. Added to it, it changes nothing until it is trained."""
         return cls.from_unet(
             unet, conditioning_embedding_out_channels=(width,), conditioning_channels=hint_channels
@@ -95,7 +95,7 @@ class Pairing(Section):
             network_fingerprint=fingerprint(encoder.model),
             layer=encoder.layer,
             input_size=list(encoder.input_size),
-            hint=list(hint_shape(encoder)),
+            hint=list(conditioning_shape(encoder)),
         )
 
     def check(self, wanted: Pairing, source: str | Path) -> None:
@@ -118,7 +118,7 @@ class Pairing(Section):
             raise differ("maps of shape", mine, other, "set `input_size`")
 
 
-def hint_shape(encoder: Encoder) -> tuple[int, int, int]:
+def conditioning_shape(encoder: Encoder) -> tuple[int, int, int]:
     """(C, h, w) of the encoder's hint; a pooled feature is a map of one position."""
     channels, height, width = encoder.shape if len(encoder.shape) == 3 else (*encoder.shape, 1, 1)
     return channels, height, width
@@ -141,11 +141,11 @@ def fingerprint(network: nn.Module) -> str:
 
 def save_controlnet(controlnet: FeatureControlNet, pairing: Pairing, out: Path) -> None:
     """Writes the folder `out`: diffusers' layout in half precision, and pairing.json."""
-    with atomic_dir(out) as aside:
+    with atomic_dir(out) as partial:
         half = FeatureControlNet.from_config(dict(controlnet.config))
         half.load_state_dict(controlnet.state_dict())
-        half.half().save_pretrained(aside)
-        (aside / PAIRING).write_text(pairing.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        half.half().save_pretrained(partial)
+        (partial / PAIRING).write_text(pairing.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def load_controlnet(folder: Path, wanted: Pairing | None = None) -> tuple[FeatureControlNet, Pairing]:

@@ -1,4 +1,4 @@
-"""Outputs that are either complete or absent: write aside, then rename."""
+"""Outputs that are either complete or absent: write partial, then rename."""
 
 from __future__ import annotations
 

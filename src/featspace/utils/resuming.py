@@ -31,8 +31,8 @@ class Unfinished:
     def finish(self, name: str, row: dict[str, Any], trace: pd.DataFrame) -> None:
         """Records that the images `<name>*.png` are in the folder: their table row and their trace."""
         trace.to_parquet(self.records / f"{name}.parquet", index=False)
-        with atomic_file(self.records / f"{name}.json") as aside:  # last, as it is what marks them finished
-            aside.write_text(json.dumps(row), encoding="utf-8")
+        with atomic_file(self.records / f"{name}.json") as partial:  # last, as it is what marks them finished
+            partial.write_text(json.dumps(row), encoding="utf-8")
 
     def collect(self, names: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Rows and traces of all `names`, in their order."""
@@ -78,9 +78,9 @@ def _resumed(out: Path, settings: dict[str, Any]) -> Iterator[Unfinished]:
                 f"repeat that run to go on with it, or remove the folder"
             )
     else:
-        with atomic_dir(folder) as aside:
-            (aside / RECORDS).mkdir()
-            (aside / RECORDS / SETTINGS).write_text(json.dumps(settings), encoding="utf-8")
+        with atomic_dir(folder) as partial:
+            (partial / RECORDS).mkdir()
+            (partial / RECORDS / SETTINGS).write_text(json.dumps(settings), encoding="utf-8")
     try:
         yield work
         folder.replace(out)

@@ -1,4 +1,4 @@
-"""A project with trained ControlNets: they took three steps, which is enough to listen to their hints."""
+"""A project with trained ControlNets: they took three steps, which is enough to listen to their conditioning."""
 
 from __future__ import annotations
 

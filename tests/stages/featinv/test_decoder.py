@@ -12,7 +12,7 @@ from featspace.config.params import Params
 from featspace.encoders.encoder import load_encoder
 from featspace.methods.saved import as_saved
 from featspace.metrics.similarity import map_cosine
-from featspace.pipelines.controlnet import FeatureControlNet, HintEmbedding, Pairing, load_controlnet
+from featspace.pipelines.controlnet import ConditioningEmbedding, FeatureControlNet, Pairing, load_controlnet
 from featspace.pipelines.featinv import FeatInvPipeline
 from featspace.pipelines.loading import load_pipeline
 from featspace.stages.featinv.decoder import FeatInv
@@ -30,7 +30,7 @@ def seeded(count: int) -> list[torch.Generator]:
 
 def test_an_untrained_controlnet_leaves_the_priors_images_unchanged(project):
     base = load_pipeline(str(project / "data/models/prior"))
-    controlnet = FeatureControlNet.beside(base.unet, 6, 8).eval()
+    controlnet = FeatureControlNet.for_unet(base.unet, 6, 8).eval()
     for name, weight in controlnet.named_parameters():  # a copy, but for the hint and what leads back to the UNet
         if name in dict(base.unet.named_parameters()):
             assert torch.equal(weight, dict(base.unet.named_parameters())[name]), name
@@ -46,7 +46,7 @@ def test_an_untrained_controlnet_leaves_the_priors_images_unchanged(project):
 
 
 def test_the_hint_embedding_is_the_published_one():
-    embedding = HintEmbedding(5, 512, 320)
+    embedding = ConditioningEmbedding(5, 512, 320)
     shapes = [tuple(layer.weight.shape) for layer in embedding.children()]
     assert shapes == [(512, 5, 3, 3), (512, 512, 3, 3), (320, 512, 3, 3)]
     hint = torch.randn(1, 5, 4, 4)

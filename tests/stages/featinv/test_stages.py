@@ -69,11 +69,11 @@ def test_an_interrupted_evaluation_goes_on_from_its_finished_parts(params, proje
     main([*command, str(tmp_path / "whole")])
     parts, decode = [], FeatInv.decode
 
-    def interrupted(self, hints, seeds):
-        parts.append(len(hints))
+    def interrupted(self, conditioning, seeds):
+        parts.append(len(conditioning))
         if len(parts) == 2:
             raise KeyboardInterrupt
-        return decode(self, hints, seeds)
+        return decode(self, conditioning, seeds)
 
     monkeypatch.setattr(FeatInv, "decode", interrupted)
     with pytest.raises(SystemExit):

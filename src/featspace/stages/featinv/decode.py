@@ -13,7 +13,7 @@ from featspace.config.params import Params, Profile
 from featspace.data.features import gather_features, read_features
 from featspace.encoders.encoder import Encoder
 from featspace.metrics.similarity import map_cosine
-from featspace.pipelines.controlnet import hint_shape
+from featspace.pipelines.controlnet import conditioning_shape
 from featspace.stages.featinv.decoder import FeatInv
 from featspace.utils.devices import choose_device
 from featspace.utils.errors import FeatspaceError, UsageError
@@ -34,13 +34,15 @@ def run_decode(params: Params, profile: Profile, name: str, sources: Sequence[Pa
         raise UsageError("nothing to decode: name a photograph, or a .safetensors file of feature maps")
     refuse_taken(out)
     decoder = FeatInv(params, profile, name, choose_device(profile.decode.device))
-    hints, photographs = read_hints(decoder.encoder, sources, decoder.resolution)
+    conditioning, photographs = read_conditioning(decoder.encoder, sources, decoder.resolution)
     with atomic_dir(out) as folder:
         for id, image in photographs.items():
             save_png(folder / f"{id}.png", image)
-        images = decoder.decode(torch.stack(list(hints.values())), [seed_of(params.seed, id, 0) for id in hints])
+        images = decoder.decode(
+            torch.stack(list(conditioning.values())), [seed_of(params.seed, id, 0) for id in conditioning]
+        )
         rows = []
-        for (id, hint), image in zip(hints.items(), images, strict=True):
+        for (id, hint), image in zip(conditioning.items(), images, strict=True):
             save_png(folder / f"{id}-0.png", image)
             seen = decoder.encoder.spatial(to_tensor(read_image(folder / f"{id}-0.png"))[None].to(decoder.device))
             rows.append({"id": id, "sample": 0, "map_cosine": float(map_cosine(seen.cpu(), hint[None]))})
@@ -49,10 +51,10 @@ def run_decode(params: Params, profile: Profile, name: str, sources: Sequence[Pa
     return table
 
 
-def read_hints(
+def read_conditioning(
     encoder: Encoder, sources: Sequence[Path], resolution: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Hints (C, h, w) by id, of photographs and of files of features; and the photographs, (3, H, W) in [0, 1].
+    """Conditioning (C, h, w) by id, of photographs and of files of features; and the photographs, (3, H, W) in [0, 1].
 
     Raises FeatspaceError for features of another encoder, layer or shape, and as `gather_features` does.
     """
@@ -64,4 +66,4 @@ def read_hints(
                     f"{source}: features of {origin}, not of {encoder.network}; name its own ControlNet"
                 )
     features, photographs = gather_features(encoder, sources, [], resolution)
-    return {name: feature.reshape(hint_shape(encoder)) for name, feature in features.items()}, photographs
+    return {name: feature.reshape(conditioning_shape(encoder)) for name, feature in features.items()}, photographs

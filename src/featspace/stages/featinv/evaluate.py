@@ -75,8 +75,8 @@ def run_evaluate(
             if work.is_finished(stem):
                 continue
             originals = torch.stack([to_tensor(square(read(i), resolution)) for i in part])
-            hints = torch.cat([decoder.encoder.spatial(x.to(decoder.device)).cpu() for x in originals.split(16)])
-            decoded = decoder.decode(hints, [seed_of(params.seed, ids[i], 0) for i in part])
+            conditioning = torch.cat([decoder.encoder.spatial(x.to(decoder.device)).cpu() for x in originals.split(16)])
+            decoded = decoder.decode(conditioning, [seed_of(params.seed, ids[i], 0) for i in part])
             table, judged = compare_images(maps, judge, originals, decoded)
             for original, image, i in zip(originals, decoded, part, strict=True):
                 if i in saved:

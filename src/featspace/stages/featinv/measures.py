@@ -25,7 +25,7 @@ def compare_images(
     top5_agrees: whether the encoder's classifier puts the reconstruction first, or among the first five, into the
     class it puts the original into (empty without a classifier). And the judge's features of both, each (N, D).
     """
-    seen = {"originals": _look(maps, judge, originals), "decoded": _look(maps, judge, decoded)}
+    seen = {"originals": _seen_by(maps, judge, originals), "decoded": _seen_by(maps, judge, decoded)}
     (map_a, pooled_a, judged_a, logits_a), (map_b, pooled_b, judged_b, logits_b) = seen.values()
     apart = len(originals) // 2  # 0 for a single one
     table = pd.DataFrame(
@@ -64,7 +64,7 @@ def summarize(table: pd.DataFrame, seed: int, resamples: int = 2000) -> dict[str
     return summary
 
 
-def _look(
+def _seen_by(
     maps: Encoder, judge: Encoder, images: Tensor, batch: int = 16
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     device = next(maps.parameters()).device

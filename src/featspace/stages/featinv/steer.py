@@ -14,8 +14,8 @@ from tqdm import tqdm
 from featspace.config.params import Params, Profile
 from featspace.data.photographs import open_photographs
 from featspace.encoders.encoder import Encoder
-from featspace.pipelines.controlnet import hint_shape
-from featspace.stages.featinv.decode import read_hints
+from featspace.pipelines.controlnet import conditioning_shape
+from featspace.stages.featinv.decode import read_conditioning
 from featspace.stages.featinv.decoder import FeatInv, controlnet_params, open_encoder
 from featspace.utils.devices import choose_device
 from featspace.utils.errors import FeatspaceError, UsageError, suggest
@@ -45,8 +45,8 @@ def run_means(params: Params, profile: Profile, name: str, out: Path, per_class:
         images = torch.stack([to_tensor(square(photographs[i], resolution)) for i in part.tolist()])
         maps = torch.cat([encoder.spatial(each.to(device)) for each in images.split(20)])
         means[photographs.classes[label]] = maps.mean(0).half().cpu().contiguous()
-    with atomic_file(out) as aside:
-        aside.write_bytes(save(means, metadata={"encoder": encoder.network}))
+    with atomic_file(out) as partial:
+        partial.write_bytes(save(means, metadata={"encoder": encoder.network}))
 
 
 def read_direction(path: Path, encoder: Encoder, away: str | None = None, toward: str | None = None) -> Tensor:
@@ -69,7 +69,7 @@ def read_direction(path: Path, encoder: Encoder, away: str | None = None, toward
     if (away is None) != (toward is None):
         raise UsageError("a direction has two classes: name both away and toward")
     names = [DIRECTION] if away is None or toward is None else [away, toward]
-    shape, found = hint_shape(encoder), []
+    shape, found = conditioning_shape(encoder), []
     for each in names:
         if each not in tensors:
             listed = suggest(each, tensors) or f"; it has {', '.join(sorted(tensors)[:8])}"
@@ -109,22 +109,24 @@ def run_steer(
     refuse_taken(out)
     decoder = FeatInv(params, profile, name, choose_device(profile.decode.device), folder)
     strengths = strengths or profile.featinv.steer.strengths
-    hints, photographs = read_hints(decoder.encoder, [source], decoder.resolution)
-    if len(hints) != 1:
-        raise UsageError(f"{source}: holds {len(hints)} features, but one is steered; give it in a file of its own")
+    conditioning, photographs = read_conditioning(decoder.encoder, [source], decoder.resolution)
+    if len(conditioning) != 1:
+        raise UsageError(
+            f"{source}: holds {len(conditioning)} features, but one is steered; give it in a file of its own"
+        )
     direction = read_direction(directions, decoder.encoder, away, toward)
-    ((id, hint),) = hints.items()
+    ((id, hint),) = conditioning.items()
     steered = torch.stack([hint + strength * direction for strength in strengths])
     images = decoder.decode(steered, [seed_of(params.seed, id, 0)] * len(strengths))
     maps = torch.cat([decoder.encoder.spatial(image[None].to(decoder.device)).cpu() for image in images])
     moved = ((maps - hint) * direction).sum((1, 2, 3)) / direction.square().sum()
-    with atomic_dir(out) as aside:
+    with atomic_dir(out) as partial:
         for each, image in photographs.items():
-            save_png(aside / f"{each}.png", image)
+            save_png(partial / f"{each}.png", image)
         rows = []
         for k, (strength, image) in enumerate(zip(strengths, images, strict=True)):
-            save_png(aside / f"{id}-{k}.png", image)
+            save_png(partial / f"{id}-{k}.png", image)
             rows.append({"strength": strength, "file": f"{id}-{k}.png", "moved": float(moved[k])})
         table = pd.DataFrame(rows)
-        write_table(table, aside / "steer.csv")
+        write_table(table, partial / "steer.csv")
     return table

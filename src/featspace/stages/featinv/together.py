@@ -46,36 +46,36 @@ def run_together(
     originals = torch.stack([to_tensor(square(read_image(targets / f"{id}.png"), decoder.resolution)) for id in ids])
     judge = load_encoder(profile.judge, params.root).to(decoder.device)
     with torch.no_grad():
-        hints = torch.cat([encoder.spatial(image[None].to(decoder.device)) for image in originals])
+        conditioning = torch.cat([encoder.spatial(image[None].to(decoder.device)) for image in originals])
     seeds = [seed_of(params.seed, id, 0) for id in ids]
-    cost = cost_in_evaluations(decoder, hints[:1])
+    cost = cost_in_evaluations(decoder, conditioning[:1])
     left = int(settings.evaluations - cost)
     if left < 2:
         budget = f"{settings.evaluations}, of which FeatInv costs {cost:.1f}"
         raise UsageError(f"featinv.together.evaluations is {budget}: it leaves too few to guide with; raise it")
-    start = decoder.decode(hints, seeds)
+    start = decoder.decode(conditioning, seeds)
     images = {
-        "guided": _guided(decoder, hints, seeds, settings.evaluations, settings),
+        "guided": _guided(decoder, conditioning, seeds, settings.evaluations, settings),
         "featinv": start,
-        "both": _guided(decoder, hints, seeds, left, settings, start),
+        "both": _guided(decoder, conditioning, seeds, left, settings, start),
     }
     spent = {"guided": settings.evaluations, "featinv": cost, "both": cost + left}
     tables = []
-    with atomic_dir(out) as aside:
+    with atomic_dir(out) as partial:
         for id, image in zip(ids, originals, strict=True):
-            save_png(aside / f"{id}.png", image)
+            save_png(partial / f"{id}.png", image)
         for way, decoded in images.items():
             for id, image in zip(ids, decoded, strict=True):
-                save_png(aside / f"{id}-{way}.png", image)
+                save_png(partial / f"{id}-{way}.png", image)
             table, _ = compare_images(encoder, judge, originals, decoded)
             with torch.no_grad():
                 features = torch.cat([encoder(image[None].to(decoder.device)) for image in decoded])
-            table.insert(0, "distance", squared_distance(features, hints.flatten(1)).cpu().numpy())
+            table.insert(0, "distance", squared_distance(features, conditioning.flatten(1)).cpu().numpy())
             table.insert(0, "evaluations", spent[way])
             table.insert(0, "way", way)
             table.insert(0, "id", ids)
             tables.append(table)
-        write_table(pd.concat(tables), aside / "together.csv")
+        write_table(pd.concat(tables), partial / "together.csv")
 
 
 def cost_in_evaluations(decoder: FeatInv, hint: Tensor) -> float:
@@ -91,23 +91,23 @@ def cost_in_evaluations(decoder: FeatInv, hint: Tensor) -> float:
 
 def _guided(
     decoder: FeatInv,
-    hints: Tensor,
+    conditioning: Tensor,
     seeds: list[int],
     evaluations: int,
     settings: TogetherParams,
     start: Tensor | None = None,
 ) -> Tensor:
-    """Images (N, 3, H, W) in [0, 1] on the CPU, guided to the maps `hints` by `fast`; from images `start`, if given."""
+    """Images (N, 3, H, W) in [0, 1] on the CPU, guided to maps (N, C, h, w) by `fast`; from images `start`, if any."""
     prior, parts = decoder.prior, []
-    total = evaluations * len(hints)
+    total = evaluations * len(conditioning)
     with tqdm(total=total, desc="guided" if start is None else "both", unit="evaluation") as progress:
-        for part in torch.arange(len(hints)).split(decoder.settings.batch):
+        for part in torch.arange(len(conditioning)).split(decoder.settings.batch):
             generators = [torch.Generator().manual_seed(seeds[i]) for i in part.tolist()]
             latents = None
             if start is not None:
                 with torch.no_grad():
                     latents = prior.encode(start[part].to(decoder.device) * 2 - 1)
-            features = hints[part].flatten(1)
+            features = conditioning[part].flatten(1)
             problem = problem_of(prior, decoder.encoder, features, generators, copies=False)
             decoded = optimize_noise(
                 problem,

@@ -25,7 +25,7 @@ from featspace.config.featinv import ControlNetParams, TrainingParams
 from featspace.config.params import Params, Profile
 from featspace.data.photographs import Batches, Photographs, open_photographs
 from featspace.encoders.encoder import Encoder
-from featspace.pipelines.controlnet import FeatureControlNet, Pairing, hint_shape, save_controlnet
+from featspace.pipelines.controlnet import FeatureControlNet, Pairing, conditioning_shape, save_controlnet
 from featspace.pipelines.featinv import FeatInvPipeline
 from featspace.pipelines.feature_decoding import FeatureDecodingPipeline
 from featspace.pipelines.loading import load_pipeline
@@ -122,7 +122,7 @@ def open_networks(
 def new_controlnet(base: FeatureDecodingPipeline, encoder: Encoder, width: int, seed: int) -> FeatureControlNet:
     """A copy of the UNet's first half, with an embedding of the encoder's maps that is drawn from the seed."""
     torch.manual_seed(seed)
-    controlnet = FeatureControlNet.beside(base.unet, hint_shape(encoder)[0], width)
+    controlnet = FeatureControlNet.for_unet(base.unet, conditioning_shape(encoder)[0], width)
     return controlnet.to(base.device, memory_format=torch.channels_last).train()
 
 

@@ -7,10 +7,12 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends make \
     && rm -rf /var/lib/apt/lists/*
 
-# The environment is a layer of its own: only a change of the lock or of the package's metadata builds it again.
+# The environment is a layer of its own: only a change of the lock, the package's metadata or its defaults builds it again.
 WORKDIR /featspace
 COPY Makefile pyproject.toml requirements.lock README.md LICENSE ./
 COPY src/featspace/__init__.py src/featspace/__init__.py
+COPY params.yaml params.yaml
+COPY data/weights.lock data/weights.lock
 RUN UV_NO_CACHE=1 make env
 
 # Without .git (see .dockerignore), of which DVC has to be told.

@@ -121,3 +121,44 @@ def test_an_interrupted_decoding_leaves_nothing(tmp_path, capsys, monkeypatch, p
 def test_the_version_is_that_of_the_distribution(capsys):
     main(["--version"])
     assert capsys.readouterr().out == f"featspace {version('featspace')}\n"
+
+
+def test_features_of_another_network_are_refused_though_the_width_agrees(project, tmp_path, capsys):
+    main(["targets", "--out", str(tmp_path / "targets")])
+    features = str(tmp_path / "features.safetensors")
+    main(["features", "--encoder", "resnet", "--targets", str(tmp_path / "targets"), "--out", features])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main(["decode", features, "--encoder", "data/models/judge", "--out", str(tmp_path / "out")])
+    assert stop.value.code == 1 and not (tmp_path / "out").exists()
+    assert "features of data/models/resnet, not of " in capsys.readouterr().err.splitlines()[-1]
+    for name in ("data/models/resnet", "resnet"):
+        main(["decode", features, "--encoder", name, "--samples", "1", "--out", str(tmp_path / name.replace("/", "-"))])
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        (["featinv", "decode", "--controlnet", "x", "--out", "o"], "See featspace featinv decode --help"),
+        (["decode"], "See featspace decode --help"),
+        (
+            [
+                "decode",
+                "photo.jpg",
+                "--encoder",
+                "clip",
+                "--out",
+                "o",
+                "--preset",
+                "fast",
+                "--emphasis-recurrences",
+                "9",
+            ],
+            "emphasis_recurrences is of the preset paper, not of fast",
+        ),
+    ],
+)
+def test_what_is_wrong_names_its_own_command(project, capsys, command, line):
+    with pytest.raises(SystemExit) as stop:
+        main(command)
+    assert stop.value.code == 2 and line in capsys.readouterr().err

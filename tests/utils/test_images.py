@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import struct
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from featspace.utils.errors import FeatspaceError, UsageError
 from featspace.utils.images import read_image, save_png, square, to_pil, to_tensor
@@ -59,12 +62,42 @@ def test_16_bits_are_scaled(tmp_path: Path, suffix: str) -> None:
     assert np.array_equal(np.asarray(read_image(tmp_path / f"x.{suffix}"))[..., 1].ravel(), np.arange(256))
 
 
-def test_exif_rotation(tmp_path: Path) -> None:
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation(tmp_path: Path, orientation: int) -> None:
     image = Image.fromarray(noise())
     exif = image.getexif()
-    exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise
+    exif[0x0112] = orientation
     image.save(tmp_path / "x.png", exif=exif)
-    assert np.array_equal(np.asarray(read_image(tmp_path / "x.png")), np.rot90(noise(), -1))
+    with Image.open(tmp_path / "x.png") as saved:
+        expected = ImageOps.exif_transpose(saved)
+    assert np.array_equal(np.asarray(read_image(tmp_path / "x.png")), np.asarray(expected))
+
+
+def test_exif_that_cannot_be_written_again_is_no_damage(tmp_path: Path) -> None:
+    """A resolution of −1/0, beside an orientation that means something."""
+    entries = struct.pack("<HHHIHH", 2, 0x0112, 3, 1, 3, 0) + struct.pack("<HHII", 0x011A, 10, 1, 38)
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + entries + struct.pack("<Iii", 0, -1, 0)
+    Image.fromarray(noise()).save(tmp_path / "x.jpg", exif=exif, quality=95)
+    with Image.open(tmp_path / "x.jpg") as image:
+        turned = np.asarray(image.convert("RGB"))[::-1, ::-1]
+        with pytest.raises(struct.error):
+            ImageOps.exif_transpose(image)
+    assert np.array_equal(np.asarray(read_image(tmp_path / "x.jpg")), turned)
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "GIF", "JPEG", "PNG", "TIFF", "WEBP"])
+def test_no_mutated_file_ends_in_another_error(tmp_path: Path, kind: str) -> None:
+    buffer, random = io.BytesIO(), np.random.default_rng(0)
+    Image.fromarray(noise(32, 32)).save(buffer, kind)
+    path = tmp_path / f"x.{kind.lower()}"
+    for _ in range(60):
+        content = bytearray(buffer.getvalue())
+        for place in random.integers(len(content), size=4):
+            content[place] = random.integers(256)
+        path.write_bytes(content)
+        with contextlib.suppress(FeatspaceError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert read_image(path).mode == "RGB"
 
 
 def damaged(kind: str) -> bytes:

@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _command(error: Any) -> str:
-    return f"{error.ctx.info_name} " if error.ctx and error.ctx.parent else ""
+    return f"{error.ctx.command_path} ".partition(" ")[2] if error.ctx else ""
 
 
 def _fail(line: str, status: int) -> None:

@@ -54,7 +54,10 @@ class DecodeParams(Section):
 
     def refuse_idle(self, given: Iterable[str]) -> None:
         """Raises UsageError if one of the parameters `given` has no effect in this preset."""
-        own = {"fast": ("evaluations", "stop_at"), "paper": ("steps", "recurrences", "guidance_weight")}
+        own = {
+            "fast": ("evaluations", "stop_at"),
+            "paper": ("steps", "recurrences", "emphasis_recurrences", "guidance_weight"),
+        }
         for preset, names in own.items():
             for name in names:
                 if preset != self.preset and name in given:

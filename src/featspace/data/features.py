@@ -74,8 +74,13 @@ def count_features(sources: Iterable[Path], texts: Iterable[str], encoder: Encod
         names[name] = origin
 
     for source in sources:
-        if source.suffix == ".safetensors":
-            for name in read_features(source, None if encoder is None else encoder.shape)[0]:
+        if source.suffix.lower() == ".safetensors":
+            features, metadata = read_features(source, None if encoder is None else encoder.shape)
+            if encoder is not None and _differ(metadata.get("encoder", encoder.network), encoder.network):
+                raise FeatspaceError(
+                    f"{source}: features of {metadata['encoder']}, not of {encoder.network}; name its own"
+                )
+            for name in features:
                 add(name, str(source))
         else:
             read_image(source)
@@ -87,6 +92,11 @@ def count_features(sources: Iterable[Path], texts: Iterable[str], encoder: Encod
     if not names:
         raise UsageError(NOTHING)
     return len(names)
+
+
+def _differ(network: str, other: str) -> bool:
+    """Whether two names, with their layers, are of different networks; a folder may lie elsewhere by now."""
+    return Path(network).name != Path(other).name
 
 
 @torch.no_grad()
@@ -104,7 +114,7 @@ def gather_features(
     features: dict[str, torch.Tensor] = {}
     photographs: dict[str, torch.Tensor] = {}
     for source in sources:
-        if source.suffix == ".safetensors":
+        if source.suffix.lower() == ".safetensors":
             found = read_features(source, encoder.shape)[0]
             features |= {name: feature.flatten() for name, feature in found.items()}
         else:

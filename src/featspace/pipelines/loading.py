@@ -38,6 +38,10 @@ def load_pipeline(
             dtype = torch.float32 if part == "text_encoder" else getattr(torch, precision)
             networks[part] = _whole(kind, folder, source, dtype, subfolder=part)
         pipeline = FeatureDecodingPipeline.from_pretrained(folder, **networks, **SAFELY)
+    try:
+        pipeline.prior()
+    except FeatspaceError as error:
+        raise FeatspaceError(f"{source}: {error}") from error
     for network in (pipeline.unet, pipeline.vae):
         network.to(memory_format=torch.channels_last)  # the faster layout for convolutions
     return pipeline.to(device)

@@ -7,7 +7,10 @@ import copy
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 
-from featspace.utils.errors import UsageError
+from featspace.utils.errors import FeatspaceError, UsageError
+
+PREDICTIONS = "epsilon", "v_prediction", "sample"
+"""What a UNet may have been trained to predict, in diffusers' names."""
 
 
 class Prior:
@@ -18,12 +21,35 @@ class Prior:
     """
 
     def __init__(self, unet: UNet2DConditionModel, vae: AutoencoderKL, prompt: torch.Tensor, scheduler):
-        """`prompt` is the text encoder's last hidden state of the prompt, (1, L, D); `scheduler` any of diffusers'."""
+        """`prompt` is the text encoder's last hidden state of the prompt, (1, L, D); `scheduler` any of diffusers' that
+        has betas.
+
+        Raises FeatspaceError for a prior of another kind: of flows, of other inputs than latents and a text, or whose
+        schedule ends in noise alone.
+        """
         self.unet, self.vae, self.prompt = unet, vae, prompt
-        self.prediction_type = scheduler.config.prediction_type
-        betas = scheduler.betas.double()
-        self.alphas_cumprod = torch.cumprod(1 - betas, 0)
+        self.prediction_type = scheduler.config.get("prediction_type")
+        if self.prediction_type not in PREDICTIONS or not hasattr(scheduler, "betas"):
+            kind = f"{type(scheduler).__name__}, which predicts {self.prediction_type or 'a flow'}"
+            raise FeatspaceError(f"its scheduler is {kind}; take a prior that predicts {' or '.join(PREDICTIONS)}")
+        self.alphas_cumprod = torch.cumprod(1 - scheduler.betas.double(), 0)
         """ᾱ of each training timestep, (T,) float64."""
+        if not (self.alphas_cumprod > 0).all():
+            raise FeatspaceError(
+                "its schedule ends in noise alone (zero terminal SNR), from which no image can be told"
+            )
+        self._check_inputs()
+
+    def _check_inputs(self) -> None:
+        takes, latents = self.unet.config.in_channels, self.vae.config.latent_channels
+        if takes != latents:
+            raise FeatspaceError(f"its UNet takes {takes} channels, but latents have {latents}: is it for inpainting?")
+        for option in ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type"):
+            if (kind := self.unet.config.get(option)) is not None:
+                raise FeatspaceError(f"its UNet takes more than a text ({option} is {kind!r}), as SDXL's; name another")
+        wide, width = self.unet.config.cross_attention_dim, self.prompt.shape[-1]
+        if isinstance(wide, int) and wide != width:
+            raise FeatspaceError(f"its text encoder gives {width} numbers a token, but its UNet takes {wide}")
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -48,19 +74,24 @@ class Prior:
         return other
 
     def predict_noise(self, z: torch.Tensor, t: int | torch.Tensor) -> torch.Tensor:
-        """ε_θ(z_t, t, c), from whatever the UNet was trained to predict (ε or v)."""
+        """ε_θ(z_t, t, c), from whatever the UNet was trained to predict (ε, v or the sample)."""
         prompt = self.prompt.to(self.unet.dtype).expand(len(z), -1, -1)
         out = self.unet(z.to(self.unet.dtype), t, prompt).sample.to(z.dtype)
+        alpha = float(self.alphas_cumprod[t])
         if self.prediction_type == "v_prediction":
-            alpha = float(self.alphas_cumprod[t])
             return alpha**0.5 * out + (1 - alpha) ** 0.5 * z
+        if self.prediction_type == "sample":
+            return (z - alpha**0.5 * out) / (1 - alpha) ** 0.5
         return out
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
         """Images (N, 3, H, W) in about [−1, 1] of scaled latents."""
-        return self.vae.decode((z / self.vae.config.scaling_factor).to(self.vae.dtype)).sample.to(z.dtype)
+        latents = z / self.vae.config.scaling_factor
+        if shift := self.vae.config.get("shift_factor"):
+            latents = latents + shift
+        return self.vae.decode(latents.to(self.vae.dtype)).sample.to(z.dtype)
 
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         """Scaled latents (posterior means) of images (N, 3, H, W) in [−1, 1]."""
         mean = self.vae.encode(images.to(self.vae.dtype)).latent_dist.mean.to(images.dtype)
-        return mean * self.vae.config.scaling_factor
+        return (mean - (self.vae.config.get("shift_factor") or 0)) * self.vae.config.scaling_factor

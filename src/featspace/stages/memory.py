@@ -58,7 +58,7 @@ def evaluation_cost(prior: Prior, encoder: nn.Module, preset: str = "paper", cop
     with FlopCounterMode(display=False) as counter:
         with saved_tensors_hooks(keep, lambda tensor: tensor):
             # A copy, as the counter cannot follow the gradient of a leaf that a module is given.
-            clean = z - prior.predict_noise(z.clone(), torch.tensor(T, device=device))
+            clean = z - prior.predict_noise(z.clone(), T)
             image = prior.decode(clean).clamp(0, 1)
             loss = encoder(image).sum() + (encoder(image.flip(-1)).sum() if copies else 0)
         torch.autograd.grad(loss, z)

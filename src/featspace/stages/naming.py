@@ -48,11 +48,11 @@ def run_sheet(folders: Sequence[Path], out: Path, key: Path, side: int = 256, se
     table.insert(0, "number", range(1, len(table) + 1))
     names = _names(table)
     images = [read_image(Path(row.folder) / f"{row.id}-{row.sample}.png") for row in table.itertuples()]
-    with atomic_dir(out) as partial, atomic_file(key) as partial:
+    with atomic_dir(out) as partial, atomic_file(key) as partial_key:
         draw(images, side).save(partial / "sheet.png", format="PNG")
         (partial / "names.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
         write_table(table[["number"]].assign(name="", clearly=""), partial / "answers.csv")
-        write_table(table, partial)
+        write_table(table, partial_key)
     return table
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from featspace.utils.errors import FeatspaceError, UsageError
 
@@ -21,6 +21,16 @@ if TYPE_CHECKING:
     import torch  # takes a second, which figures and targets need not wait for
 
 MIN_SIDE = 8
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""By EXIF's orientation: what turns the image upright."""
 
 
 def read_image(path: Path) -> Image.Image:
@@ -35,7 +45,7 @@ def read_image(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             image.load()
-            upright = _to_rgb(ImageOps.exif_transpose(image))
+            upright = _to_rgb(_turned(image))
     except FileNotFoundError as error:
         raise FeatspaceError(f"{path}: no such file; check the path") from error
     except PermissionError as error:
@@ -46,12 +56,29 @@ def read_image(path: Path) -> Image.Image:
         raise FeatspaceError(f"{path}: too many pixels; scale the image down first") from error
     except _Unsupported as error:
         raise FeatspaceError(f"{path}: {error}; save it with 8 or 16 bits a channel") from error
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:  # as Pillow's decoders raise
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+        RuntimeError,
+        struct.error,
+    ) as error:  # as Pillow's decoders raise
         raise FeatspaceError(f"{path}: the image is damaged or cut short ({error}); get it again") from error
     if min(upright.size) < MIN_SIDE:
         width, height = upright.size
         raise FeatspaceError(f"{path}: {width}x{height} pixels; each side must be at least {MIN_SIDE}")
     return upright
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    """Upright, as EXIF says; EXIF data that cannot be read say nothing."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except (OSError, SyntaxError, ValueError, struct.error):
+        return image
+    turn = TURNS.get(orientation or 1)
+    return image if turn is None else image.transpose(turn)
 
 
 class _Unsupported(Exception):

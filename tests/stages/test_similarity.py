@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 import pytest
 import skimage.data
@@ -13,11 +12,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from featspace.encoders.encoder import load_encoder
-from featspace.metrics.similarity import cosine_similarity, squared_distance
 from featspace.stages.features import run_features
 from featspace.stages.similarity import certified, run_references, run_similarity
 from featspace.utils.errors import FeatspaceError
-from featspace.utils.images import jpeg_copy, shifted, square
+from featspace.utils.images import square
 
 
 class MeanColor(nn.Module):
@@ -116,18 +114,6 @@ def photographs(tmp_path, tiny):
     return tmp_path, encoder
 
 
-def test_distance_and_cosine_in_closed_form():
-    a, b = (
-        torch.tensor([[3.0, 4.0], [1.0, 0.0], [0.0, 0.0]]),
-        torch.tensor([[0.0, 5.0], [-2.0, 0.0], [1.0, 1.0]]),
-    )
-    assert squared_distance(a, b).tolist() == [10.0, 9.0, 2.0]
-    assert cosine_similarity(a, b).tolist() == pytest.approx([0.8, -1.0, 0.0], abs=1e-15)
-    many = torch.full((10_000_000,), 1.0)  # a float32 sum of these squares would lose the last ones
-    many[0] = 4097.0
-    assert squared_distance(many, torch.zeros(())).item() == 4097.0**2 + 9_999_999
-
-
 def test_similarity_table_in_closed_form(files):
     expected = (
         "encoder,id,sample,kind,image,distance,cosine,judge_cosine,top1_agrees,judge_top1_agrees\n"
@@ -220,14 +206,6 @@ def test_jpeg_copies_come_nearer_with_quality(photographs):
         assert 1 > cosines[0] > cosines[1] > cosines[2]
         assert rows[id, "nearest_photo"] == (0, 1)  # it is itself among the references here
         assert rows[id, "shift_1px"][0] > 0
-
-
-def test_shift_and_jpeg_copies():
-    pixels = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
-    moved = np.asarray(shifted(Image.fromarray(pixels)))
-    assert (moved[:, 1:] == pixels[:, :-1]).all() and (moved[:, 0] == pixels[:, 0]).all()
-    gray = Image.new("RGB", (16, 16), (128, 128, 128))
-    assert np.array_equal(jpeg_copy(gray, 50), gray)
 
 
 def cut(path):

@@ -20,7 +20,7 @@ class Images(Section):
 
 
 class BenchEncoder(Section):
-    network: Text  # what encoders.load_encoder takes
+    network: Text  # what encoder.load_encoder takes
     layer: Text | None = None  # null: the network's own feature; a module's name, or unpooled: that map
     clip_std: float | None = Field(3.0, gt=0)  # of the paper's update: gradient clamped to mean ± clip_std·std
     judge: Text  # another network, which takes no part in guidance

@@ -13,7 +13,7 @@ class ControlNetParams(Section):
     """A network's feature map, and the ControlNet that was trained to decode it."""
 
     folder: Text  # in diffusers' layout; `featspace featinv train` writes it
-    network: Text  # what encoders.load_encoder takes
+    network: Text  # what encoder.load_encoder takes
     layer: Text | None = "unpooled"  # or a module's name; null: the pooled feature, the same at every position
     input_size: int | None = Field(None, ge=16, le=2048)  # pixels a side, in place of the network's own
     epochs: float | None = Field(None, gt=0)  # in place of training.epochs

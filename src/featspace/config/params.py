@@ -22,7 +22,7 @@ Quality = Annotated[int, Field(ge=1, le=100)]
 class EncoderParams(Section):
     """A target network and how the decoder is guided by it."""
 
-    network: Text  # what encoders.load_encoder takes
+    network: Text  # what encoder.load_encoder takes
     layer: Text | None = None  # null: the network's own feature; a module's name, or unpooled: that map
     clip_std: float | None = Field(3.0, gt=0)  # of preset paper: gradient clamped to mean ± clip_std·std; null: not
     guidance_weight: float | None = Field(None, ge=0)  # of preset paper: in place of decode.guidance_weight

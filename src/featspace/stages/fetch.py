@@ -21,8 +21,8 @@ def run_fetch(networks: Iterable[str], out: Path, root: Path = Path(), report: C
     The file holds `files` (path relative to `root`, sha256 and bytes of each, sorted; the whole manifest where
     there is one) and `hub` (what each published network is pinned to). `report` is given a line for each published
     network, with the size to download and its licence, before the first download starts. What the lock in `root`
-    did not know is recorded there. Raises UsageError and FeatspaceError as `weights.check_folder`, `hub.resolve` and
-    `hub.download` do; then nothing is written but downloaded files in the libraries' caches.
+    did not know is recorded there. Raises UsageError and FeatspaceError as `manifest.check_folder` and, in `published`,
+    `find_pin` and `download` do; then nothing is written but downloaded files in the libraries' caches.
     """
     networks = set(networks)
     published = sorted(name for name in networks if ":" in name and not (root / name).is_dir())

@@ -48,7 +48,7 @@ def describe(
     """Lines that say what it will take to decode `sources` and `texts`: evaluations, operations, memory, time.
 
     No weights are loaded. Raises UsageError and FeatspaceError for networks that are not known, and for what
-    `decoding.run_decode` would not decode.
+    `decode.run_decode` would not decode.
     """
     dtype = getattr(torch, decode.precision)
     with torch.device("meta"):

@@ -1,10 +1,9 @@
 """Adapters that turn a network of timm, open_clip, torchvision, transformers or a Python package into one shape.
 
-One module a library, with `source(name)`, which says where a network is published, `load(name, folder)`, which
-reads it from the folder that `hub.obtain` gives (None: random weights), and, where the library has a layout of folders,
-`load_folder(folder, config)`. To import one imports its library, which takes seconds, so it is left to
-`encoders.load_encoder` and `hub`. Pickles are not read, except what torchvision and `package` have, and those by
-weights_only. `package` finds and verifies its weights itself, in place of `source`.
+One module a library, with `load(name, folder)`, which reads a network from the folder that `hub.resolve` gives (None:
+random weights), and, where the library has a layout of folders, `load_folder(folder, config)`. To import one imports its
+library, which takes seconds, so it is left to `encoder.load_encoder`. Pickles are not read, except what torchvision has,
+and that by weights_only.
 """
 
 from __future__ import annotations

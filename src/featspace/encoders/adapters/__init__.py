@@ -1,9 +1,9 @@
 """Adapters that turn a network of timm, open_clip, torchvision, transformers or a Python package into one shape.
 
-One module a library, with `load(name, folder)`, which reads a network from the folder that `hub.resolve` gives (None:
-random weights), and, where the library has a layout of folders, `load_folder(folder, config)`. To import one imports its
-library, which takes seconds, so it is left to `encoder.load_encoder`. Pickles are not read, except what torchvision has,
-and that by weights_only.
+One module a library, with `load(name, folder)`, which reads a network from the folder that `hub.resolve` gives
+(None: random weights), and, where the library has a layout of folders, `load_folder(folder, config)`. To import one
+imports its library, which takes seconds, so it is left to `encoder.load_encoder`. Pickles are not read, except what
+torchvision has, and that by weights_only.
 """
 
 from __future__ import annotations

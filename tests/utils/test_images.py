@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 from featspace.utils.errors import FeatspaceError, UsageError
 from featspace.utils.images import read_image, save_png, square, to_pil, to_tensor
@@ -53,6 +53,35 @@ def test_cmyk_and_gray(tmp_path: Path) -> None:
     assert red[0] > 240 and max(red[1:]) < 15
     Image.new("L", (16, 16), 77).save(tmp_path / "g.png")
     assert read_image(tmp_path / "g.png").getpixel((8, 8)) == (77, 77, 77)
+
+
+def profile(swapped: bool) -> bytes:
+    """sRGB's color profile; swapped: with red and blue in each other's place."""
+    data = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return data.replace(b"rXYZ", b"????").replace(b"bXYZ", b"rXYZ").replace(b"????", b"bXYZ") if swapped else data
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_colors_are_brought_to_srgb(tmp_path: Path, mode: str) -> None:
+    image = Image.fromarray(noise()).quantize(16) if mode == "P" else Image.fromarray(noise()).convert(mode)
+    for swapped, order in ((False, [0, 1, 2]), (True, [2, 1, 0])):
+        image.save(tmp_path / "x.png", icc_profile=profile(swapped))
+        found = np.asarray(read_image(tmp_path / "x.png")).astype(int)
+        assert np.abs(found - np.asarray(image.convert("RGB"))[..., order]).max() <= 1
+
+
+def test_transparency_of_managed_colors(tmp_path: Path) -> None:
+    Image.new("RGBA", (10, 10), (200, 0, 0, 51)).save(tmp_path / "x.png", icc_profile=profile(swapped=True))
+    assert read_image(tmp_path / "x.png").getpixel((3, 3)) == (204, 204, 244)
+
+
+@pytest.mark.parametrize("data", [b"no profile", profile(swapped=True)[:200]])
+def test_a_profile_that_cannot_be_read_says_nothing(tmp_path: Path, data: bytes) -> None:
+    Image.fromarray(noise()).save(tmp_path / "x.png", icc_profile=data)
+    Image.fromarray(noise()).convert("L").save(tmp_path / "l.png", icc_profile=profile(swapped=True))  # not a gray one
+    assert np.array_equal(np.asarray(read_image(tmp_path / "x.png")), noise())
+    gray = np.asarray(Image.fromarray(noise()).convert("L"))
+    assert np.array_equal(np.asarray(read_image(tmp_path / "l.png"))[..., 0], gray)
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])

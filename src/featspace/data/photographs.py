@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from featspace.data.targets import slug
 from featspace.utils.errors import FeatspaceError, one_line
-from featspace.utils.images import read_image
+from featspace.utils.images import read_image, to_rgb
 
 NAMED = 5
 """Of broken files."""
@@ -55,7 +55,7 @@ class Photographs:
         if isinstance(source, Path):
             return read_image(source)
         try:
-            return Image.open(io.BytesIO(source)).convert("RGB")
+            return to_rgb(Image.open(io.BytesIO(source)))
         except (OSError, SyntaxError, ValueError) as error:
             raise FeatspaceError(f"{self.names[index]}: the image is damaged ({one_line(error)})") from error
 

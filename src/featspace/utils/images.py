@@ -9,13 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from featspace.utils.errors import FeatspaceError, UsageError
-
-if TYPE_CHECKING:
-    pass
 
 if TYPE_CHECKING:
     import torch  # takes a second, which figures and targets need not wait for
@@ -34,7 +30,7 @@ TURNS = {
 
 
 def read_image(path: Path) -> Image.Image:
-    """The image in a file as 8-bit RGB, turned upright as its EXIF says, transparency over white.
+    """The image in a file as 8-bit sRGB by its color profile, turned upright as its EXIF says, transparency over white.
 
     Raises FeatspaceError for a missing file, a folder, a file that is no image or is damaged, 32-bit pixels,
     and an image with a side below 8 pixels.
@@ -45,7 +41,7 @@ def read_image(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             image.load()
-            upright = _to_rgb(_turned(image))
+            upright = to_rgb(_turned(image))
     except FileNotFoundError as error:
         raise FeatspaceError(f"{path}: no such file; check the path") from error
     except PermissionError as error:
@@ -85,17 +81,39 @@ class _Unsupported(Exception):
     pass
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """8-bit sRGB by the image's color profile, transparency over white."""
     if image.mode in ("I", "F"):
         raise _Unsupported("32-bit pixels have no known white level")
     if image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255 instead of scaling
         gray = np.asarray(image).astype(np.float64) / 257
         return Image.fromarray(np.round(gray).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
+        rgba = _managed(image if image.mode == "LA" else image.convert("RGBA"), "RGBA")
         white = Image.new("RGBA", rgba.size, "white")
         return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
+    return _managed(image.convert("RGB") if image.mode == "P" else image, "RGB")
+
+
+def _managed(image: Image.Image, mode: str) -> Image.Image:
+    """In `mode`, RGB or RGBA, its colors brought to sRGB; a profile that cannot be read, or does not fit, says nothing.
+
+    The rendering intent is relative colorimetric, which leaves alone what both gamuts have.
+    """
+    profile = image.info.get("icc_profile")
+    if not profile or image.mode not in ("L", "LA", "RGB", "RGBA", "CMYK", "LAB"):
+        return image.convert(mode)
+    colors = image.convert("RGB" if image.mode == "RGBA" else "L") if image.mode in ("RGBA", "LA") else image
+    try:
+        own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
+        managed = ImageCms.profileToProfile(colors, own, ImageCms.createProfile("sRGB"), intent, "RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return image.convert(mode)
+    assert managed is not None  # it is not made in place
+    if mode == "RGBA":
+        managed.putalpha(image.getchannel("A"))
+    return managed
 
 
 def square(image: Image.Image, size: int, crop: Sequence[int] | None = None) -> Image.Image:

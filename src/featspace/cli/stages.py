@@ -79,6 +79,9 @@ def similarity(
     references: Annotated[
         Path | None, typer.Option(help="Table of `featspace references`, to certify each image against.")
     ] = None,
+    target: Annotated[
+        list[str] | None, typer.Option("--target", help="Only this target was decoded; may be repeated.")
+    ] = None,
     device: Device = None,
     profile: ProfileName = None,
     params: ParamsFile = None,
@@ -89,7 +92,7 @@ def similarity(
     loaded, chosen = open_profile(params, profile, device)
     judge = open_network(loaded, chosen, chosen.judge)
     network = open_encoder(loaded, chosen, encoder)
-    run_similarity(encoder, network, judge, targets, features, decoded, out, references)
+    run_similarity(encoder, network, judge, targets, features, decoded, out, references, target or [])
 
 
 @app.command()

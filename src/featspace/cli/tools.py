@@ -24,6 +24,9 @@ def decode(
     ] = None,
     text: Annotated[list[str] | None, typer.Option("--text", help="A caption, for encoders with a text tower.")] = None,
     layer: Layer = None,
+    target: Annotated[
+        list[str] | None, typer.Option("--target", help="Of the targets, only the one of this id; may be repeated.")
+    ] = None,
     samples: Annotated[int | None, typer.Option(help="Images a target.")] = None,
     preset: Annotated[str | None, typer.Option(help="fast or paper.")] = None,
     evaluations: Annotated[int | None, typer.Option(help="Of fast: guided evaluations an image.")] = None,
@@ -83,11 +86,13 @@ def decode(
     if dry_run:
         from featspace.stages.plan import describe
 
-        for line in describe(loaded, chosen, encoder_params(chosen, encoder, layer), sources, text, settings):
+        for line in describe(
+            loaded, chosen, encoder_params(chosen, encoder, layer), sources, text, settings, target or []
+        ):
             typer.echo(line)
         return
     keep_freed_memory()
-    table = run_decode(loaded, chosen, encoder, sources, text, out, settings, weight, layer)
+    table = run_decode(loaded, chosen, encoder, sources, text, out, settings, weight, layer, target or [])
     for row in table.itertuples():
         typer.echo(f"{out / f'{row.id}-{row.sample}.png'}  distance {row.saved_distance:.4g}  cosine {row.cosine:.4f}")
 

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from featspace.config import featinv
+from featspace.config import experiments, featinv
+from featspace.config.experiments import AblationParams, MixtureParams, SpreadParams
 from featspace.config.featinv import FeatInvParams
 from featspace.config.reading import FILE, _choices, describe, read_yaml
 from featspace.utils.errors import UsageError
@@ -103,6 +104,9 @@ class Profile(Section):
     similarity: SimilarityParams = SimilarityParams()
     # What each layer keeps: of an encoder, module names (or unpooled, pooled) by depth, and the evaluations of each.
     layers: dict[Name, dict[Text, Annotated[int, Field(ge=2)]]] = {}
+    mixtures: dict[Name, MixtureParams] = {}  # by encoder
+    spread: SpreadParams | None = None
+    ablation: AblationParams | None = None
     featinv: FeatInvParams = FeatInvParams()
 
     @model_validator(mode="after")
@@ -111,8 +115,12 @@ class Profile(Section):
             raise ValueError(f"captions.{both[0]} has the name of a photo: rename one of them")
         if not self.photos and not self.captions:
             raise ValueError("photos and captions are both empty: name at least one target")
-        if unknown := sorted(self.layers.keys() - self.encoders.keys()):
-            raise ValueError(f"layers.{unknown[0]} is not an encoder{_choices(unknown[0], self.encoders)}")
+        named = {f"layers.{name}": name for name in self.layers} | {f"mixtures.{name}": name for name in self.mixtures}
+        for section, own in (("spread", self.spread), ("ablation", self.ablation)):
+            named |= {} if own is None else {f"{section}.encoder": own.encoder}
+        if unknown := [place for place, name in named.items() if name not in self.encoders]:
+            name = named[unknown[0]]
+            raise ValueError(f"{unknown[0]}: {name} is not an encoder{_choices(name, self.encoders)}")
         return self
 
     @model_validator(mode="after")
@@ -141,6 +149,19 @@ class Profile(Section):
         if not self.layers.get(encoder):
             raise UsageError(f"layers of {encoder!r} are not in the profile{_choices(encoder, self.layers)}")
         return list(self.layers[encoder])
+
+    def mixture(self, encoder: str) -> MixtureParams:
+        """Raises UsageError, which lists the encoders, if the profile names no mixtures of it."""
+        if encoder not in self.mixtures:
+            raise UsageError(f"mixtures of {encoder!r} are not in the profile{_choices(encoder, self.mixtures)}")
+        return self.mixtures[encoder]
+
+    @property
+    def own_ablation(self) -> AblationParams:
+        """Raises UsageError if the profile has none."""
+        if self.ablation is None:
+            raise UsageError("the profile has no section ablation: add one, or name another profile")
+        return self.ablation
 
     def guidance_weight(self, encoder: str) -> float:
         """The weight w for an encoder: its own, or else that of `decode`."""
@@ -217,6 +238,7 @@ _SECTIONS: dict[str, type[Section]] = {
     "photos": PhotoParams,
     "similarity": SimilarityParams,
     "featinv": FeatInvParams,
+    **experiments.SECTIONS,
     **featinv.SECTIONS,
 }
 

@@ -121,6 +121,22 @@ class Encoder(nn.Module):
             return self._logits(self.model, self._inputs(images)).float()
 
     @torch.no_grad()
+    def class_weights(self) -> Tensor:
+        """The rows of the classifier, (classes, D) float32: of each class the direction in which its logit grows most.
+
+        Raises FeatspaceError if the network has no classifier, or none that is linear in its feature.
+        """
+        like = next(self.model.parameters())
+        images = torch.rand(1, 3, *self.input_size, generator=torch.Generator().manual_seed(0), device="cpu").to(like)
+        logits, feature = self.classify(images), self.pooled(images)
+        shape = logits.shape[1], feature.shape[1]
+        linear = [x for x in self.model.modules() if isinstance(x, nn.Linear) and x.weight.shape == shape]
+        for module in linear:  # by what it computes, as each library calls it otherwise
+            if torch.allclose(module(feature.to(like)).float(), logits, rtol=1e-3, atol=1e-4):
+                return module.weight.float()
+        raise FeatspaceError(f"{self.network}: has no linear classifier of its feature; leave out its classes")
+
+    @torch.no_grad()
     def encode_text(self, texts: list[str]) -> Tensor:
         """Features (N, dim) in float32 of texts, cut at the network's context length.
 

@@ -46,7 +46,8 @@ class _Search:
         (gradient,) = torch.autograd.grad(loss.sum(), place)
         loss = loss.detach()
         self.record.keep(images, loss, t, 0)
-        self.record.add(t, 0, place.detach(), loss, None, gradient.flatten(1).isfinite().all(1))
+        finite = gradient.flatten(1).isfinite().all(1)
+        self.record.add(t, 0, place.detach(), loss, None, finite, images=images)
         return loss, gradient
 
     def levels(self, steps: int) -> list[tuple[int, float, float]]:
@@ -151,7 +152,7 @@ def best_of(problem: Problem, *, evaluations: int = 128, callback: Callback | No
             image = problem.decode_latents(z)
             loss = problem.distance(image)
             search.record.keep(image, loss, 0, 0)
-            search.record.add(0, 0, z, loss)
+            search.record.add(0, 0, z, loss, images=image)
             z = search.record.step(z)
     return search.record.decoded(problem, z)
 

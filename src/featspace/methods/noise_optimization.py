@@ -92,7 +92,7 @@ def optimize_noise(
         latents[going] = clean.detach()
         if preview is None:
             record.keep(image, loss, t, recurrence, going)
-        record.add(t, recurrence, given, loss, None, finite, going)
+        record.add(t, recurrence, given, loss, None, finite, going, image)
         z[:] = record.step(z)
         if stop_at is not None and preview is None:
             going = going[~(loss <= stop_at)]

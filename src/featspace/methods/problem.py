@@ -64,6 +64,8 @@ class Evaluation:
     """False where the gradient was not finite, so that the correction was left out, (N,)."""
     next_latents: Tensor | None = None
     """What the method goes on with, (N, C, h, w)."""
+    images: Tensor | None = None
+    """x̂ of the unguided estimate, (N, 3, H, W), in about [−1, 1]; NaN of samples that are done."""
 
 
 Callback = Callable[[Evaluation], Tensor | None]
@@ -135,8 +137,9 @@ class Record:
         after: Tensor | None = None,
         guided: Tensor | None = None,
         rows: Tensor | None = None,
+        images: Tensor | None = None,
     ) -> None:
-        """Notes an evaluation of the samples `rows` (by default all), as `Evaluation` says."""
+        """Notes an evaluation of the samples `rows` (by default all), as `Evaluation` says; `images` are of `rows`."""
         rows = torch.arange(self.samples, device=before.device) if rows is None else rows
         if self._distances is None:
             self._distances = before.new_full((self.evaluations, 2, self.samples), torch.nan)
@@ -153,7 +156,10 @@ class Record:
         self._unguided = self._unguided + ~finite
         if self.callback is not None:
             seen = self._distances[index].clone()
-            self._waiting.append(Evaluation(index, t, recurrence, z, seen[0], seen[1], finite))
+            if images is not None:
+                missing = images.new_full((self.samples, *images.shape[1:]), torch.nan)
+                images = missing.index_copy(0, rows, images.detach())
+            self._waiting.append(Evaluation(index, t, recurrence, z, seen[0], seen[1], finite, None, images))
 
     def step(self, latents: Tensor) -> Tensor:
         """Calls the callback for the evaluations since the last step; returns the latents to go on with."""

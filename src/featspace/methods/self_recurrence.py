@@ -113,7 +113,8 @@ def sample_with_recurrence(
             after = problem.distance(corrected)
             record.keep(image, before, t, recurrence)
             record.keep(corrected, after, t, recurrence + 0.5)
-            record.add(t, recurrence, z, before, after, gradient.flatten(1).isfinite().all(1))
+            guided = gradient.flatten(1).isfinite().all(1)
+            record.add(t, recurrence, z, before, after, guided, images=image)
             is_last_step = t == schedule.timesteps[-1]
             z = clean if is_last_step else _ancestral(z, corrected_eps, alpha, beta) + beta**0.5 * problem.draw_noise()
             if recurrence < repeats - 1:

@@ -99,10 +99,10 @@ class FeatureDecodingPipeline(DiffusionPipeline):
         image has to match, too, unlike for a map, which says where things are.
 
         `generator`: one a sample makes an image independent of its batch. After each guided evaluation
-        `callback_on_step_end(pipeline, index, timestep, {"latents", "distance_before", "distance_after", "guided"})` is
-        called; "latents" of the dict that it returns, if any, take the place of those given. `output_type` is "pil",
-        "np", "pt" or "latent", the last latents (N, C, h, w). Under `torch.no_grad()` or in inference mode it guides as
-        well.
+        `callback_on_step_end(pipeline, index, timestep, {"latents", "estimates", "distance_before", "distance_after",
+        "guided"})` is called, "estimates" being x̂, (N, 3, H, W) in [0, 1], where the method decodes it;
+        "latents" of the dict that it returns, if any, take the place of those given. `output_type` is "pil", "np", "pt"
+        or "latent", the last latents (N, C, h, w). Under `torch.no_grad()` or in inference mode it guides as well.
 
         Raises UsageError for features of another shape and for a method, setting or output type that there is not or
         that is out of range, FeatspaceError for features that are not finite, or an encoder whose own are of another
@@ -124,6 +124,7 @@ class FeatureDecodingPipeline(DiffusionPipeline):
                 return None
             seen = {key: getattr(step, key) for key in ("distance_before", "distance_after", "guided")}
             seen["latents"] = step.next_latents
+            seen["estimates"] = None if step.images is None else as_saved(step.images)
             returned = callback_on_step_end(self, step.index, step.timestep, seen)
             return (returned or {}).get("latents")
 

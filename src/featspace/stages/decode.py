@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -25,8 +24,9 @@ from featspace.metrics.similarity import cosine_similarity, squared_distance
 from featspace.pipelines.feature_decoding import FeatureDecodingPipeline
 from featspace.pipelines.loading import load_pipeline, load_tiny_vae
 from featspace.stages.memory import check_memory, fitting_batch, recompute, spare_memory, takes_copies
+from featspace.stages.watch import Watch
 from featspace.utils.devices import choose_device, free_memory, weights_sum
-from featspace.utils.errors import FeatspaceError
+from featspace.utils.errors import UsageError, suggest
 from featspace.utils.images import read_image, save_png
 from featspace.utils.resuming import Unfinished, resumable_dir
 from featspace.utils.seeds import seed_of
@@ -46,13 +46,15 @@ def run_decode(
     decode: DecodeParams | None = None,
     weight: float | None = None,
     layer: str | None = None,
+    only: Collection[str] = (),
 ) -> pd.DataFrame:
     """Decodes every feature of `sources` (photographs, or .safetensors files of features) and of `texts`.
 
-    `encoder` is one of the profile's, or any network; `layer` stands in for its own. Writes into the new folder `out`,
+    `encoder` is one of the profile's, or any network; `layer` stands in for its own. `only`: of the targets, those
+    with these ids, by default all. Writes into the new folder `out`,
     for each target id and sample k: `<id>-<k>.png`, the nearest image; `<id>-<k>-last.png`, the image of the last
-    latent; `<id>.png`, the target as the encoder saw it, where it is a photograph given here; and the tables
-    decoded.csv and trace.parquet.
+    latent; `<id>-<k>-estimates.png`, x̂ along the way, side by side; `<id>.png`, the target as the encoder saw it, where
+    it is a photograph given here; and the tables decoded.csv and trace.parquet.
     `decode` and `weight` stand in for the profile's. Returns the former table, whose `saved_distance` (squared) and
     `cosine` are measured again from the images as saved.
 
@@ -60,7 +62,7 @@ def run_decode(
     Where memory is short, fewer images are decoded at once. Raises UsageError or FeatspaceError for whatever cannot
     be read or decoded.
     """
-    decoder, photographs = _open(params, profile, encoder, sources, texts, decode, weight, layer)
+    decoder, photographs = _open(params, profile, encoder, sources, texts, decode, weight, layer, only)
     jobs = [(name, sample) for name in decoder.features for sample in range(decoder.decode.samples)]
     with resumable_dir(out, decoder.identity()) as work:
         for name, image in photographs.items():
@@ -140,6 +142,7 @@ def _open(
     decode: DecodeParams | None,
     weight: float | None,
     layer: str | None,
+    only: Collection[str],
 ) -> tuple[_Decoder, dict[str, torch.Tensor]]:
     """The run's networks, settings and features; and the photographs among the sources, by target."""
     decode, settings = decode or profile.decode, encoder_params(profile, encoder, layer)
@@ -147,6 +150,11 @@ def _open(
     device = choose_device(decode.device)
     network = load_encoder(settings.network, params.root, layer=settings.layer).to(device)
     features, photographs = gather_features(network, sources, texts, profile.resolution)
+    if unknown := [name for name in only if name not in features]:
+        raise UsageError(f"no target {unknown[0]}{suggest(unknown[0], features)}; there are: {', '.join(features)}")
+    if only:
+        features = {name: feature for name, feature in features.items() if name in only}
+        photographs = {name: image for name, image in photographs.items() if name in only}
     pipeline = load_pipeline(profile.prior, params.root, decode.precision, device)
     pipeline.prior().check_resolution(profile.resolution)
     pipeline.set_progress_bar_config(disable=True)  # there is one of all images
@@ -175,12 +183,13 @@ def _decode(decoder: _Decoder, jobs: list[Job], work: Unfinished) -> None:
         while waiting:
             part = waiting[:batch]
             progress.n = evaluations * done  # after a part that did not fit the memory, back to its start
+            watch = Watch(progress, [_stem(job) for job in part], evaluations)
             try:
-                decoded = decoder(part, _Watch(progress, [_stem(job) for job in part]))
+                decoded = decoder(part, watch)
             except (torch.OutOfMemoryError, MemoryError) as error:
                 batch = spare_memory(pipeline, len(part), error)
                 continue
-            _save(part, decoder.seed, decoded, work)
+            _save(part, decoder.seed, decoded, watch, work)
             waiting, done = waiting[len(part) :], done + len(part)
 
 
@@ -188,40 +197,15 @@ def _stem(job: tuple[str, int]) -> str:
     return f"{job[0]}-{job[1]}"
 
 
-class _Watch:
-    """Moves the progress bar, shows the median of the nearest distances, and names samples that go unguided."""
-
-    LIMIT = 10
-    """Evaluations in a row without a finite gradient after which a sample has failed."""
-
-    def __init__(self, progress: tqdm, names: list[str]):
-        self.progress, self.names = progress, names
-        self.nearest: torch.Tensor | None = None
-        self.failures = torch.zeros(len(names), dtype=torch.int64)
-
-    def __call__(self, _pipeline, _index: int, timestep: int, seen: dict) -> None:
-        now = torch.fmin(seen["distance_before"], seen["distance_after"])
-        self.nearest = now if self.nearest is None else torch.fmin(self.nearest, now)
-        self.progress.set_postfix(t=timestep, distance=f"{self.nearest.median().item():.4g}", refresh=False)
-        self.progress.update(len(self.names))
-        self.failures = (self.failures + 1) * ~seen["guided"].cpu()
-        for index in self.failures.nonzero().flatten().tolist():
-            where = f"{self.names[index]}: the guidance gradient is not finite at timestep {timestep}"
-            if self.failures[index] >= self.LIMIT:
-                raise FeatspaceError(
-                    f"{where}, for {self.LIMIT} evaluations in a row; check the target feature and the encoder, or "
-                    "decode in float32"
-                )
-            if self.failures[index] == 1:
-                tqdm.write(f"{where}: left unguided there", file=sys.stderr)
-
-
-def _save(part: list[Job], seed: int, decoded: Decoded, work: Unfinished) -> None:
+def _save(part: list[Job], seed: int, decoded: Decoded, watch: Watch, work: Unfinished) -> None:
     images, last = as_saved(decoded.images), as_saved(decoded.last_images)
     for i, (name, sample) in enumerate(part):
         stem = _stem((name, sample))
         save_png(work.folder / f"{stem}.png", images[i])
         save_png(work.folder / f"{stem}-last.png", last[i])
+        shown = watch.strip(i)
+        if shown:
+            save_png(work.folder / f"{stem}-estimates.png", torch.cat(list(shown.values()), dim=2))
         row = {
             "id": name,
             "sample": sample,
@@ -233,10 +217,11 @@ def _save(part: list[Job], seed: int, decoded: Decoded, work: Unfinished) -> Non
             "recurrence": decoded.recurrences[i].item(),
             "last_distance": decoded.last_distances[i].item(),
         }
-        work.finish(stem, row, _trace(name, sample, decoded, i))
+        work.finish(stem, row, _trace(name, sample, decoded, i, list(shown)))
 
 
-def _trace(name: str, sample: int, decoded: Decoded, index: int) -> pd.DataFrame:
+def _trace(name: str, sample: int, decoded: Decoded, index: int, shown: list[int]) -> pd.DataFrame:
+    """A row an evaluation; `shown`: those whose x̂ is in the strip, which `estimate` numbers."""
     timesteps, before, after = zip(*decoded.trace[: decoded.evaluations[index]], strict=True)
     return pd.DataFrame(
         {
@@ -246,6 +231,7 @@ def _trace(name: str, sample: int, decoded: Decoded, index: int) -> pd.DataFrame
             "t": timesteps,
             "distance_before": torch.stack(before)[:, index].cpu().numpy(),
             "distance_after": torch.stack(after)[:, index].cpu().numpy(),
+            "estimate": pd.Series(range(len(shown)), shown, "Int64").reindex(range(len(timesteps))),
         }
     )
 

@@ -44,8 +44,11 @@ def describe(
     sources: Sequence[Path],
     texts: Sequence[str],
     decode: DecodeParams,
+    only: Sequence[str] = (),
 ) -> Iterator[str]:
     """Lines that say what it will take to decode `sources` and `texts`: evaluations, operations, memory, time.
+
+    `only`: of their targets those with these ids, by default all.
 
     No weights are loaded. Raises UsageError and FeatspaceError for networks that are not known, and for what
     `decode.run_decode` would not decode.
@@ -57,7 +60,8 @@ def describe(
         copies = takes_copies(network, decode.preset)
         cost = evaluation_cost(prior, network, decode.preset, copies)
     prior.check_resolution(profile.resolution)
-    images = decode.samples * count_features(sources, texts, network)
+    count = count_features(sources, texts, network)
+    images = decode.samples * (len(set(only)) or count)
     evaluations = evaluations_of(METHODS[decode.preset], prior.alphas_cumprod, decode.options)
     flops: float = cost.flops
     if decode.preset == "fast" and decode.tiny_vae:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,11 +10,10 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from featspace.data.features import feature_and_class, read_features
+from featspace.data.references import read_references
 from featspace.data.targets import Target, read_targets
 from featspace.metrics.similarity import cosine_similarity, squared_distance
 from featspace.utils.errors import FeatspaceError
@@ -81,24 +80,6 @@ def targets_with_features(encoder: Encoder, targets: Path, features_file: Path) 
     return [(target, features[target.id].flatten()) for target in known if target.id in features]
 
 
-def read_photographs(path: Path, dim: int) -> Tensor:
-    """Features of held-out photographs, (N, dim) float32: the tensor `features` of a safetensors file.
-
-    Raises FeatspaceError if the file or the tensor is missing, damaged, of another shape or not finite.
-    """
-    try:
-        features = load_file(path).get("features")
-    except FileNotFoundError:
-        raise FeatspaceError(f"{path}: no such file; restore it from the checkout") from None
-    except (SafetensorError, OSError) as error:
-        raise FeatspaceError(f"{path}: not a whole safetensors file ({error}); restore it") from None
-    if features is None or features.ndim != 2 or features.shape[1] != dim or len(features) == 0:
-        raise FeatspaceError(f"{path}: holds no `features` of shape (N, {dim}); name the encoder's own")
-    if not features.isfinite().all():
-        raise FeatspaceError(f"{path}: holds NaN or infinite values; write it again")
-    return features.float()
-
-
 def run_similarity(
     name: str,
     encoder: Encoder,
@@ -108,16 +89,36 @@ def run_similarity(
     decoded: Path,
     out: Path,
     references: Path | None = None,
+    only: Collection[str] = (),
 ) -> None:
-    """Writes a CSV with tables.SIMILARITY's columns: a row for the best and the last image of each sample.
+    """Writes the table of `measure`; references: table of `run_references`, for each image's certificate (`certified`).
+
+    Raises FeatspaceError for files that are missing, damaged or do not match.
+    """
+    table = measure(name, encoder, judge, targets, features_file, decoded, only)
+    if references is not None:
+        table = certified(table, read_table(references, REFERENCES))
+    write_table(table, out)
+
+
+def measure(
+    name: str,
+    encoder: Encoder,
+    judge: Encoder,
+    targets: Path,
+    features_file: Path,
+    decoded: Path,
+    only: Collection[str] = (),
+) -> pd.DataFrame:
+    """A table with tables.SIMILARITY's columns: a row for the best and the last image of each sample.
 
     name: goes into the column `encoder`. targets: folder of targets.csv and <id>.png. features_file:
     safetensors, (D,) for each id. decoded: folder of decoded.csv, <id>-<sample>.png and, of the last latent,
-    <id>-<sample>-last.png. The measures are those of `compare`. references: table of `run_references`, for each
-    image's certificate (`certified`).
-    Raises FeatspaceError for files that are missing, damaged or do not match.
+    <id>-<sample>-last.png. only: ids of the targets that were decoded, by default all. The measures are those of
+    `compare`. Raises FeatspaceError for files that are missing, damaged or do not match.
     """
     wanted = targets_with_features(encoder, targets, features_file)
+    wanted = [(target, feature) for target, feature in wanted if not only or target.id in only]
     samples = read_table(Path(decoded) / "decoded.csv", DECODED)
     if differing := sorted(set(samples["id"]) ^ {target.id for target, _ in wanted}):
         where = f"{decoded}/decoded.csv and {features_file}"
@@ -132,10 +133,7 @@ def run_similarity(
             key = {"encoder": name, "id": target.id, "sample": sample, "kind": target.kind}
             rows += [{**key, "image": image, **row} for image, row in zip(files, measured, strict=True)]
     table = pd.DataFrame(rows, columns=list(SIMILARITY))
-    table = table.astype({"top1_agrees": "Int64", "judge_top1_agrees": "Int64"})
-    if references is not None:
-        table = certified(table, read_table(references, REFERENCES))
-    write_table(table, out)
+    return table.astype({"top1_agrees": "Int64", "judge_top1_agrees": "Int64"})
 
 
 def certified(table: pd.DataFrame, references: pd.DataFrame) -> pd.DataFrame:
@@ -171,7 +169,7 @@ def run_references(
     other targets' photographs. Raises FeatspaceError for files that are missing, damaged or do not match.
     """
     wanted = targets_with_features(encoder, targets, features_file)
-    photographs = None if reference_features is None else read_photographs(reference_features, encoder.dim)
+    photographs = None if reference_features is None else read_references(reference_features, encoder.dim).features
     rows: list[tuple[str, str, str, float, float]] = []
     for target, feature in wanted:
         held_out = photographs

@@ -57,6 +57,60 @@ LAYERS = {
     "chance_low": float,
     "chance_high": float,
 }
+MIXTURES = {"id": str, "kind": str, "first": str, "second": str, "share": float, "place": float}
+MIXED = {
+    "encoder": str,
+    "id": str,  # of the feature that was decoded
+    "kind": str,  # between (two targets), mean (of a class's photographs) or prototype (a classifier's weights)
+    "first": str,  # the one target, or the class
+    "second": str,
+    "share": float,  # of the way from the first to the second
+    "cosine": float,  # of the image's feature to the one that was decoded
+    "cosine_first": float,
+    "cosine_second": float,
+    "cosine_ends": float,  # of the two targets' features
+    "judge_first": float,  # cosine of the judge's features of the image and of the first, if that is a photograph
+    "judge_second": float,
+    "judge_top1": float,  # 1 if the class is the judge's first
+    "judge_top5": float,
+}
+ABLATION = {"setting": str, "id": str, "sample": int, "evaluations": int}
+ABLATION |= {"distance": float, "cosine": float, "judge_cosine": float}
+AGREEMENT = {
+    "images": str,  # the folder of the decoded ones
+    "id": str,
+    "sample": int,
+    "against": str,  # target: its photograph; samples: the target's others, their mean; chance: other photographs', too
+    "color": float,  # these as in LAYERS
+    "layout": float,
+    "edges": float,
+    "texture": float,
+    "judge_cosine": float,
+}
+NEIGHBORS = {
+    "encoder": str,
+    "id": str,
+    "rank": int,
+    "kind": str,  # target, or reference, which is not shown
+    "name": str,  # the target's id, or the reference's class
+    "distance": float,
+    "cosine": float,
+}
+CLAIMS = {
+    "claim": str,
+    "of": str,  # the encoder, or the ablation's
+    "published": str,
+    "measured": float,
+    "low": float,  # of the 95 % interval, bootstrapped over targets
+    "high": float,
+    "idle": float,  # what it would be if there were nothing in the claim
+    "unit": str,
+    "targets": int,
+    "images": int,
+    "test": str,
+    "p": float,
+    "verdict": str,  # supported, contradicted, or undecided by these data
+}
 REFERENCES = {"encoder": str, "id": str, "reference": str, "distance": float, "cosine": float}
 
 

@@ -1,0 +1,55 @@
+"""Which attributes decoded images share with their target, and with each other: what the feature has of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from featspace.data.targets import read_targets
+from featspace.stages.layers import Seen, compare, see
+from featspace.utils.errors import FeatspaceError
+from featspace.utils.tables import AGREEMENT, DECODED, read_table, write_table
+
+if TYPE_CHECKING:
+    from featspace.encoders.encoder import Encoder
+
+TARGET, SAMPLES, CHANCE = "target", "samples", "chance"
+MEASURES = ("color", "layout", "edges", "texture", "judge_cosine")
+
+
+def run_agreement(judge: Encoder, targets: Path, decoded: Sequence[Path], out: Path) -> None:
+    """Writes a CSV with tables.AGREEMENT's columns, of the photographs' decoded images in each folder of `decoded`.
+
+    A row an image and what it is held against: TARGET, its photograph; SAMPLES, the other images of the target; CHANCE,
+    the other photographs: of these the mean. An attribute that samples share, with each other and with the target, is
+    in the feature; one that varies between them is not. Raises FeatspaceError for files that are missing or damaged.
+    """
+    photographs = {
+        target.id: see(judge, Path(targets) / f"{target.id}.png")
+        for target in read_targets(targets)
+        if target.kind == "photo"
+    }
+    rows = []
+    for folder in map(Path, decoded):
+        samples = read_table(folder / "decoded.csv", DECODED)
+        for id, photograph in photographs.items():
+            own = samples.loc[samples["id"] == id, "sample"]
+            seen = {sample: see(judge, folder / f"{id}-{sample}.png") for sample in sorted(own)}
+            strangers = [other for name, other in photographs.items() if name != id]
+            for sample, image in seen.items():
+                siblings = [other for name, other in seen.items() if name != sample]
+                for against, others in ((TARGET, [photograph]), (SAMPLES, siblings), (CHANCE, strangers)):
+                    key = {"images": folder.name, "id": id, "sample": sample, "against": against}
+                    rows += [{**key, **_mean(image, others)}] if others else []
+    if not rows:
+        raise FeatspaceError(f"{targets}: no decoded photograph among the targets, of which attributes are compared")
+    write_table(pd.DataFrame(rows, columns=list(AGREEMENT)), out)
+
+
+def _mean(image: Seen, others: Sequence[Seen]) -> dict[str, float]:
+    compared = [compare(image, other) for other in others]
+    return {measure: float(np.mean([found[measure] for found in compared])) for measure in MEASURES}

@@ -1,0 +1,51 @@
+"""The photographs nearest to each target in feature space: what an image with such a feature would be taken for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from featspace.data.features import read_features
+from featspace.data.references import read_references
+from featspace.data.targets import read_targets
+from featspace.metrics.similarity import cosine_similarity, squared_distance
+from featspace.utils.errors import FeatspaceError
+from featspace.utils.tables import NEIGHBORS, write_table
+
+TARGET, REFERENCE = "target", "reference"
+
+
+def run_neighbors(
+    features_files: Mapping[str, Path], targets: Path, out: Path, photographs: Path | None = None, count: int = 3
+) -> None:
+    """Writes a CSV with tables.NEIGHBORS' columns: of each target the `count` photographs of the least distance.
+
+    features_files: of the targets, by encoder. They are the other targets' photographs and, in the folder
+    `photographs`, <encoder>.safetensors (`read_references`), of which the class is told. Raises FeatspaceError for
+    files that are missing or damaged, and if there are not as many photographs.
+    """
+    photos = [target.id for target in read_targets(targets) if target.kind == "photo"]
+    rows = []
+    for encoder, path in features_files.items():
+        features = {id: feature.flatten() for id, feature in read_features(path)[0].items()}
+        shown = [id for id in photos if id in features]
+        names = [(TARGET, id) for id in shown]
+        known = [features[id] for id in shown]
+        if photographs is not None:
+            dim = len(next(iter(features.values())))
+            held_out = read_references(Path(photographs) / f"{encoder}.safetensors", dim)
+            names += [(REFERENCE, name) for name in held_out.classes or [""] * len(held_out.features)]
+            known += list(held_out.features)
+        if len(known) <= count:
+            raise FeatspaceError(f"{targets}: {len(known)} photographs, too few for {count} neighbors; add some")
+        others = torch.stack(known)
+        for id, feature in features.items():
+            distances, cosines = squared_distance(others, feature), cosine_similarity(others, feature)
+            order = [index for index in distances.argsort(stable=True).tolist() if names[index] != (TARGET, id)]
+            for rank, index in enumerate(order[:count]):
+                numbers = distances[index].item(), cosines[index].item()
+                rows.append((encoder, id, rank, *names[index], *numbers))
+    write_table(pd.DataFrame(rows, columns=list(NEIGHBORS)), out)

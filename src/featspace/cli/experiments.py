@@ -103,7 +103,7 @@ def ablation(
     loaded, chosen = open_profile(params, profile, device)
     own = chosen.own_ablation
     judge, network = open_network(loaded, chosen, chosen.judge), open_encoder(loaded, chosen, own.encoder)
-    run_ablation(own.encoder, network, judge, list(own.settings), own.targets, targets, features, decoded, out)
+    run_ablation(own.encoder, network, judge, own.settings, own.targets, targets, features, decoded, out)
 
 
 @app.command()
@@ -111,6 +111,7 @@ def agreement(
     targets: Targets,
     decoded: Annotated[list[Path], typer.Option(help="Folders that `featspace decode` wrote.")],
     out: Out,
+    summary: Annotated[Path, typer.Option(help="Table of medians and intervals to write, by attribute.")],
     device: Device = None,
     profile: ProfileName = None,
     params: ParamsFile = None,
@@ -119,7 +120,8 @@ def agreement(
     from featspace.stages.agreement import run_agreement
 
     loaded, chosen = open_profile(params, profile, device)
-    run_agreement(open_network(loaded, chosen, chosen.judge), targets, decoded, out)
+    judge = open_network(loaded, chosen, chosen.judge)
+    run_agreement(judge, targets, decoded, out, summary, chosen.similarity.bootstrap, loaded.seed)
 
 
 @app.command()
@@ -137,6 +139,21 @@ def neighbors(
     folder = chosen.similarity.photographs
     photographs = None if folder is None else loaded.root / folder
     run_neighbors({path.stem: path for path in features}, targets, out, photographs)
+
+
+@app.command()
+def traces(
+    decoded: Annotated[list[Path], typer.Option(help="Folders that `featspace decode` wrote, of an encoder each.")],
+    references: Annotated[list[Path], typer.Option(help="Tables of `featspace references`, in the same order.")],
+    out: Out,
+    profile: ProfileName = None,
+    params: ParamsFile = None,
+) -> None:
+    """List how near the nearest image is after so many evaluations."""
+    from featspace.stages.traces import run_traces
+
+    loaded, chosen = open_profile(params, profile)
+    run_traces(decoded, references, out, chosen.similarity.bootstrap, loaded.seed)
 
 
 @app.command()

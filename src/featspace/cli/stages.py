@@ -155,24 +155,28 @@ def layers(
 
 
 @app.command()
-def figure(
-    name: Annotated[
-        str, typer.Argument(help="photos (Figures 3, 5, 7), captions (Figure 8), overview, layers, or layers-depth.")
-    ],
-    targets: Targets,
-    decoded: Annotated[
-        list[Path], typer.Option(help="Folder that `decode` wrote, several for overview; of layers, one of theirs.")
-    ],
-    table: Annotated[
-        list[Path], typer.Option(help="Table of `similarity`, several for overview; of layers, their summary.")
-    ],
-    out: Annotated[Path, typer.Option(help="File name without suffix; .png and .pdf are written.")],
-    references: Annotated[list[Path] | None, typer.Option(help="Table of `featspace references`.")] = None,
+def figures(
+    out: Annotated[Path | None, typer.Option(help="Folder to write into; by default figures/PROFILE.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the images; by default data/PROFILE.")] = None,
+    tables: Annotated[Path | None, typer.Option(help="Folder of the tables; by default figures/PROFILE.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Only this figure, such as 3; may be repeated.")] = None,
+    dpi: Annotated[int | None, typer.Option(help="Dots an inch of the PNGs; by default 600.", min=50, max=4800)] = None,
+    profile: Annotated[str, typer.Option("--profile", help="The profile of the parameter file.")] = "mini",
+    params: ParamsFile = None,
 ) -> None:
-    """Draw a figure from tables and images."""
-    from featspace.figures import run_figure
+    """Draw the figures of a profile, as PNG and PDF, from its images and tables.
 
-    run_figure(name, targets, decoded, table, references or [], out)
+    Example: featspace figures --only 3 --dpi 1200 --out prints
+    """
+    from featspace.figures import run_figures
+    from featspace.figures.source import Source
+
+    loaded, chosen = open_profile(params, profile)
+    data = data or loaded.root / "data" / profile
+    tables = tables or loaded.root / "figures" / profile
+    source = Source(data, tables, list(chosen.encoders))
+    for path in run_figures(source, out or loaded.root / "figures" / profile, only or [], dpi):
+        typer.echo(path)
 
 
 @app.command()

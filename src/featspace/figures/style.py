@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib.style
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -72,6 +73,12 @@ def frame(figure: Figure, box: Box, image: Image.Image | None = None, **options)
     if image is not None:
         axes.imshow(image, interpolation="auto", aspect="auto")
         axes.set(xticks=[], yticks=[])
+
+
+def axes_at(figure: Figure, left: float, top: float, wide: float, high: float) -> Axes:
+    """Axes for a plot in the rectangle that is so many dots wide and high."""
+    width, height = figure.get_size_inches() * DPI
+    return figure.add_axes((left / width, 1 - (top + high) / height, wide / width, high / height))
 
 
 def sample_grid(rows: Sequence[Row], head: str, note: str) -> tuple[Figure, list[Box]]:
@@ -147,10 +154,13 @@ def matrix(
     return figure
 
 
-def save(figure: Figure, stem: Path, suffixes: Sequence[str] = (".png", ".pdf")) -> None:
-    """Writes <stem>.png and <stem>.pdf, without dates and versions: the same figure gives the same bytes."""
+def save(figure: Figure, stem: Path, suffixes: Sequence[str] = (".png", ".pdf"), dpi: int | None = None) -> None:
+    """Writes <stem>.png and <stem>.pdf, without dates and versions: the same figure gives the same bytes.
+
+    `dpi`: dots an inch of the PNG, by default DPI.
+    """
     unwanted = {".png": ["Software"], ".pdf": ["Creator", "Producer", "CreationDate"]}
     for suffix in suffixes:
         keys = unwanted[suffix]
         with atomic_file(Path(f"{stem}{suffix}")) as path:
-            figure.savefig(path, format=suffix[1:], metadata=dict.fromkeys(keys))
+            figure.savefig(path, format=suffix[1:], metadata=dict.fromkeys(keys), dpi=dpi or DPI)

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from featspace.data.targets import read_targets
+from featspace.metrics.bootstrap import bootstrap_interval
 from featspace.stages.layers import Seen, compare, see
 from featspace.utils.errors import FeatspaceError
-from featspace.utils.tables import AGREEMENT, DECODED, read_table, write_table
+from featspace.utils.tables import AGREED, AGREEMENT, DECODED, read_table, write_table
 
 if TYPE_CHECKING:
     from featspace.encoders.encoder import Encoder
@@ -21,10 +22,19 @@ TARGET, SAMPLES, CHANCE = "target", "samples", "chance"
 MEASURES = ("color", "layout", "edges", "texture", "judge_cosine")
 
 
-def run_agreement(judge: Encoder, targets: Path, decoded: Sequence[Path], out: Path) -> None:
+def run_agreement(
+    judge: Encoder,
+    targets: Path,
+    decoded: Sequence[Path],
+    out: Path,
+    summary: Path,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> None:
     """Writes a CSV with tables.AGREEMENT's columns, of the photographs' decoded images in each folder of `decoded`.
 
-    A row an image and what it is held against: TARGET, its photograph; SAMPLES, the other images of the target; CHANCE,
+    And `summary`, with tables.AGREED's columns: medians, with 95 % intervals bootstrapped over photographs. A row an
+    image and what it is held against: TARGET, its photograph; SAMPLES, the other images of the target; CHANCE,
     the other photographs: of these the mean. An attribute that samples share, with each other and with the target, is
     in the feature; one that varies between them is not. Raises FeatspaceError for files that are missing or damaged.
     """
@@ -47,7 +57,20 @@ def run_agreement(judge: Encoder, targets: Path, decoded: Sequence[Path], out: P
                     rows += [{**key, **_mean(image, others)}] if others else []
     if not rows:
         raise FeatspaceError(f"{targets}: no decoded photograph among the targets, of which attributes are compared")
-    write_table(pd.DataFrame(rows, columns=list(AGREEMENT)), out)
+    table = pd.DataFrame(rows, columns=list(AGREEMENT))
+    write_table(table, out)
+    write_table(_summarize(table, resamples, seed), summary)
+
+
+def _summarize(table: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
+    rows = []
+    for (images, against), part in table.groupby(["images", "against"], sort=False):
+        for measure in MEASURES:
+            groups = {id: values.to_numpy() for id, values in part[measure].groupby(part["id"], sort=False)}
+            interval = bootstrap_interval(groups, np.median, resamples=resamples, seed=seed)
+            counts = part["id"].nunique(), len(part)
+            rows.append((images, measure, against, part[measure].median(), *interval, *counts))
+    return pd.DataFrame(rows, columns=list(AGREED))
 
 
 def _mean(image: Seen, others: Sequence[Seen]) -> dict[str, float]:

@@ -74,8 +74,18 @@ MIXED = {
     "judge_top1": float,  # 1 if the class is the judge's first
     "judge_top5": float,
 }
-ABLATION = {"setting": str, "id": str, "sample": int, "evaluations": int}
-ABLATION |= {"distance": float, "cosine": float, "judge_cosine": float}
+ABLATION = {
+    "setting": str,
+    "changed": str,  # of the base, in words
+    "part": str,  # of the method that is changed: base (none), schedule or guidance
+    "id": str,
+    "sample": int,
+    "evaluations": int,
+    "distance": float,
+    "ratio": float,  # the distance over that of the base
+    "cosine": float,
+    "judge_cosine": float,
+}
 AGREEMENT = {
     "images": str,  # the folder of the decoded ones
     "id": str,
@@ -86,6 +96,25 @@ AGREEMENT = {
     "edges": float,
     "texture": float,
     "judge_cosine": float,
+}
+AGREED = {
+    "images": str,
+    "measure": str,
+    "against": str,
+    "value": float,  # median over images
+    "low": float,
+    "high": float,
+    "photographs": int,
+    "count": int,  # of images
+}
+TRACES = {
+    "encoder": str,
+    "evaluation": int,  # so many are done
+    "ratio": float,  # the least distance so far over that of the nearest other photograph, median over images
+    "low": float,
+    "high": float,
+    "targets": int,
+    "images": int,
 }
 NEIGHBORS = {
     "encoder": str,

@@ -1,0 +1,79 @@
+"""Figures 11 and 12: the method with each of its parts varied: distance and image."""
+
+from __future__ import annotations
+
+import textwrap
+
+from matplotlib.figure import Figure
+
+from featspace.figures.source import Source
+from featspace.figures.style import DPI, GRAY, INK, LINE, MARGIN, WIDTH, Box, axes_at, frame, write
+from featspace.utils.errors import FeatspaceError
+from featspace.utils.images import read_image
+from featspace.utils.tables import ABLATION, read_table
+
+SIDE, GAP, LABEL = 384, 20, 900
+MOST = 5
+"""Targets that are shown."""
+NAMES = {
+    "base": "the base",
+    "guidance_weight": "weight w =",
+    "clip_std": "clipping κ =",
+    "recurrences": "recurrences",
+    "emphasis_steps": "emphasis steps",
+    "emphasis_recurrences": "recurrences there",
+    "steps": "noise levels",
+}
+
+
+def draw(source: Source, part: str) -> Figure:
+    """A row a setting: the images of a few targets, and of all the distance over that of the base."""
+    table = read_table(source.table("ablation"), {**ABLATION, "changed": str}).query("part in ('base', @part)")
+    if table["setting"].nunique() < 2:
+        raise FeatspaceError(f"{source.tables}/ablation.csv: no setting of the {part}; name one in params.yaml")
+    settings, ids = list(dict.fromkeys(table["setting"])), list(dict.fromkeys(table["id"]))[:MOST]
+    top, row = DPI // 4, SIDE + GAP
+    first = table.iloc[0]
+    targets, images = table["id"].nunique(), len(table[table["setting"] == first["setting"]])
+    note = (
+        "The paper’s method, each row with one change of the base. Right: the squared distance to the target’s feature "
+        f"over that of the base, a dot an image ({images} of {targets} targets), a bar the median; left is nearer. "
+        "Under each name the guided evaluations an image."
+    )
+    text = textwrap.fill(note, 125)
+    height = top + len(settings) * row + DPI // 2 + (text.count("\n") + 1) * LINE
+    figure = Figure(figsize=(WIDTH / DPI, height / DPI))
+    for line, setting in enumerate(settings):
+        own = table[table["setting"] == setting]
+        y = top + line * row
+        name = _words(own["changed"].iloc[0]) if isinstance(own["changed"].iloc[0], str) else NAMES["base"]
+        name += f"\n{own['evaluations'].max()} evaluations"
+        write(figure, LABEL - 40, y + SIDE / 2, name, ha="right", fontsize=6.5, linespacing=1.4)
+        for place, id in enumerate(ids):
+            image = read_image(source.data / "ablation" / setting / f"{id}-{own['sample'].min()}.png")
+            frame(figure, Box(LABEL + place * (SIDE + GAP), y, SIDE), image)
+            if line == 0:
+                write(figure, LABEL + place * (SIDE + GAP) + SIDE / 2, top / 2, id, color=GRAY, fontsize=6.5)
+    left = LABEL + len(ids) * (SIDE + GAP) + 60
+    axes = axes_at(figure, left, top, WIDTH - left - 60, len(settings) * row)
+    for line, setting in enumerate(settings):
+        ratios = table.loc[table["setting"] == setting, "ratio"]
+        axes.plot(ratios, [line + 0.5] * len(ratios), "o", color="#33658a", markersize=3, alpha=0.8, markeredgewidth=0)
+        axes.vlines(ratios.median(), line + 0.25, line + 0.75, color="#b8500f", linewidth=1.4)
+    axes.axvline(1, color=GRAY, linewidth=0.5, linestyle=":")
+    axes.set(ylim=(len(settings), 0), yticks=[], xscale="log")
+    axes.set_xlabel("distance / base’s", color=INK, fontsize=6.5)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
+    axes.tick_params(labelsize=5.5, which="both")
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    write(
+        figure, MARGIN, height - (text.count("\n") + 1) * LINE, text, ha="left", va="top", color=GRAY, linespacing=1.35
+    )
+    return figure
+
+
+def _words(changed: str) -> str:
+    """Each change on a line, in words."""
+    parts = [part.rpartition(" ") for part in changed.split(", ")]
+    return "\n".join(f"{NAMES.get(name, name)} {value}" for name, _, value in parts)

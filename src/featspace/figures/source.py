@@ -1,0 +1,35 @@
+"""Where a profile's images and tables lie, for the figures that show them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Source:
+    """`data` holds targets, decoded, layers, mixtures, spread and ablation; `tables` the CSVs measured of them."""
+
+    data: Path
+    tables: Path
+    encoders: Sequence[str]
+    """In the paper's order: CLIP, a convolutional network, a ViT."""
+
+    @property
+    def targets(self) -> Path:
+        return self.data / "targets"
+
+    def decoded(self, encoder: str) -> Path:
+        return self.data / "decoded" / encoder
+
+    def photo(self, target: str) -> Path:
+        return self.targets / f"{target}.png"
+
+    def table(self, name: str) -> Path:
+        return self.tables / f"{name}.csv"
+
+    @property
+    def depths(self) -> list[str]:
+        """The encoders whose layers were decoded."""
+        return [encoder for encoder in self.encoders if (self.data / "layers" / encoder).is_dir()]

@@ -11,7 +11,7 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from featspace.figures import FIGURES, OVERVIEW, overview, run_figure
+from featspace.figures import captions, overview, photos
 from featspace.figures.samples import labels
 from featspace.figures.style import DPI, GAP, WIDTH, Row, matrix, sample_grid, save, style
 from featspace.utils.errors import FeatspaceError, UsageError
@@ -49,19 +49,22 @@ def files(tmp_path_factory):
     return tmp_path
 
 
-def inputs(files):
-    return files / "targets", [files / "decoded"], [files / "similarity.csv"], [files / "references.csv"]
+def draw(name, files):
+    """The figure; call it in `style`."""
+    given = files / "targets", files / "decoded", files / "similarity.csv"
+    if name == "overview":
+        return overview.draw(given[0], [given[1]], [given[2]])
+    return {"photos": photos, "captions": captions}[name].draw(*given, files / "references.csv")
+
+
+FIGURES = ("photos", "captions", "overview")
 
 
 @cache
 def drawn(files, name):
     """The figure, its images as {(left, top, right, bottom) in dots: pixels}, its texts as {(x, y): text}."""
-    targets, decoded, tables, references = inputs(files)
     with style():
-        if name == OVERVIEW:
-            figure = overview.draw(targets, decoded, tables)
-        else:
-            figure = FIGURES[name](targets, decoded[0], tables[0], references[0])
+        figure = draw(name, files)
     height = round(figure.get_figheight() * DPI)
     images = {}
     for axes in figure.axes:
@@ -120,7 +123,7 @@ def test_captions_are_whole_and_inside_their_boxes(files):
 
 
 def test_text_is_inside_the_page_and_no_text_covers_another(files):
-    for name in (*FIGURES, OVERVIEW):
+    for name in FIGURES:
         figure, _, texts = drawn(files, name)
         extents = [text.get_window_extent() for text in texts.values()]
         page = figure.bbox
@@ -146,11 +149,12 @@ def test_png_shows_every_pixel_as_a_square_of_dots(files, tmp_path):
         assert np.array_equal(shown[inside, inside], pixels.repeat(dots, 0).repeat(dots, 1)[inside, inside])
 
 
-@pytest.mark.parametrize("name", [*FIGURES, OVERVIEW])
+@pytest.mark.parametrize("name", FIGURES)
 def test_two_runs_give_the_same_bytes(files, tmp_path, name):
-    run_figure(name, *inputs(files), tmp_path / "once")
-    with matplotlib.rc_context({"font.size": 20, "axes.linewidth": 3, "savefig.dpi": 50, "pdf.compression": 0}):
-        run_figure(name, *inputs(files), tmp_path / "out" / "again")
+    with style():
+        save(draw(name, files), tmp_path / "once")
+    with matplotlib.rc_context({"font.size": 20, "axes.linewidth": 3, "savefig.dpi": 50, "pdf.compression": 0}), style():
+        save(draw(name, files), tmp_path / "out" / "again")
     for suffix in ("png", "pdf"):
         assert (tmp_path / f"once.{suffix}").read_bytes() == (tmp_path / f"out/again.{suffix}").read_bytes()
     pdf = (tmp_path / "once.pdf").read_bytes()
@@ -191,10 +195,9 @@ def test_bad_files_give_one_line_and_no_output(files, tmp_path, case):
     harm, message = BAD[case]
     bad = shutil.copytree(files, tmp_path / "bad")
     harm(bad)
-    with pytest.raises(FeatspaceError) as error:
-        run_figure("photos", *inputs(bad), tmp_path / "out" / "figure3")
+    with pytest.raises(FeatspaceError) as error, style():
+        draw("photos", bad)
     assert message in str(error.value) and "\n" not in str(error.value)
-    assert not (tmp_path / "out").exists()
 
 
 def test_cosines_that_are_compared_have_as_many_digits_and_none_is_rounded_up_to_one():
@@ -211,13 +214,6 @@ def test_any_number_of_samples_fits_the_page_or_is_refused():
             assert side % 64 == 0 and box.left + box.side + count * (GAP + side) < WIDTH / 2
         with pytest.raises(FeatspaceError, match="18 decoded images of a target do not fit"):
             sample_grid([Row("many", images)], "target", "")
-
-
-def test_an_unknown_figure_is_a_usage_error(files):
-    with pytest.raises(
-        UsageError, match="figure 'pie': unknown; choose one of photos, captions, overview, layers, layers-depth"
-    ):
-        run_figure("pie", *inputs(files), files / "figure")
 
 
 def test_the_overview_shows_of_each_encoder_the_nearest_image(files, tmp_path):
@@ -245,13 +241,10 @@ def test_the_overview_shows_of_each_encoder_the_nearest_image(files, tmp_path):
     assert texts.index("clip") < texts.index("0.902") < texts.index("vit") < texts.index("0.900")
 
 
-def test_a_figure_of_one_encoder_refuses_several_and_the_overview_tables_without_images(files, tmp_path):
-    targets, decoded, tables, references = inputs(files)
-    with pytest.raises(UsageError, match="is of one encoder"):
-        run_figure("photos", targets, decoded * 2, tables * 2, references, tmp_path / "out")
+def test_the_overview_refuses_tables_without_images(files):
+    table = files / "similarity.csv"
     with pytest.raises(UsageError, match="1 folders of decoded images, 2 tables"):
-        run_figure("overview", targets, decoded, tables * 2, [], tmp_path / "out")
-    assert list(tmp_path.iterdir()) == []
+        overview.draw(files / "targets", [files / "decoded"], [table, table])
 
 
 def test_a_matrix_fills_the_page_and_goes_on_below():

@@ -7,13 +7,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from featspace.figures import run_figure
 from featspace.figures.layers import draw, name
 from featspace.figures.layers_depth import PANELS
 from featspace.figures.layers_depth import draw as draw_depth
-from featspace.figures.style import DPI, WIDTH, style
+from featspace.figures.style import DPI, WIDTH, save, style
 from featspace.stages.layers import MEASURES
-from featspace.utils.errors import FeatspaceError, UsageError
+from featspace.utils.errors import FeatspaceError
 
 IDS = ("astronaut", "cat", "coffee")
 DEPTH = {
@@ -127,11 +126,11 @@ def test_text_is_inside_the_page_and_no_text_covers_another(files, drawing):
         assert not any(extent.overlaps(other) for other in extents[:index]), texts[index].get_text()
 
 
-@pytest.mark.parametrize("kind", ["layers", "layers-depth"])
-def test_two_runs_give_the_same_bytes(files, tmp_path, kind):
-    targets, decoded, table = inputs(files)
+@pytest.mark.parametrize("drawing", [draw, draw_depth])
+def test_two_runs_give_the_same_bytes(files, tmp_path, drawing):
     for out in ("once", "again"):
-        run_figure(kind, targets, [decoded], [table], [], tmp_path / out)
+        with style():
+            save(drawing(*inputs(files)), tmp_path / out)
     for suffix in ("png", "pdf"):
         assert (tmp_path / f"once.{suffix}").read_bytes() == (tmp_path / f"again.{suffix}").read_bytes()
     with Image.open(tmp_path / "once.png") as image:
@@ -150,13 +149,10 @@ def test_a_long_name_is_shown_by_its_last_words():
 
 def test_bad_inputs_are_one_line(files, tmp_path):
     targets, decoded, table = inputs(files)
-    with pytest.raises(UsageError, match="is of one encoder: name one --decoded and one --table"):
-        run_figure("layers", targets, [decoded], [table, table], [], tmp_path / "out")
     with pytest.raises(FeatspaceError, match="astronaut-0.png: no such file"):
-        run_figure("layers", targets, [files / "targets"], [table], [], tmp_path / "out")
+        draw(targets, files / "targets", table)
     rows = pd.read_csv(table)
     rows[rows["measure"] == "judge_top1"].assign(measure="x").to_csv(tmp_path / "x.csv", index=False)
-    for kind, message in (("layers", "no cosine of any layer"), ("layers-depth", "no attribute of any layer")):
+    for drawing, message in ((draw, "no cosine of any layer"), (draw_depth, "no attribute of any layer")):
         with pytest.raises(FeatspaceError, match=f"x.csv: {message}"):
-            run_figure(kind, targets, [decoded], [tmp_path / "x.csv"], [], tmp_path / "out")
-    assert not list(tmp_path.glob("out*"))
+            drawing(targets, decoded, tmp_path / "x.csv")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from featspace.data.targets import slug
 from featspace.utils.errors import FeatspaceError, UsageError, one_line
 from featspace.utils.images import read_image, square, to_tensor
+from featspace.utils.names import check_name
 
 if TYPE_CHECKING:
     from featspace.encoders.encoder import Encoder
@@ -43,10 +45,11 @@ def read_features(
     if not features:
         raise FeatspaceError(f"{path}: holds no feature; write it anew with `featspace features`")
     for name, feature in features.items():
-        # Images are named after it: it must not lead to another folder, nor leave no room for what is appended.
-        if not name or name.startswith(".") or "/" in name or not name.isprintable() or len(name.encode()) > 200:
-            shown = one_line(repr(name), 80)
-            raise FeatspaceError(f"{path}: a tensor has the name {shown}, which no image can have; rename it")
+        try:
+            check_name(name)
+        except ValueError as error:
+            named = f"the name {one_line(repr(name), 80)}, which no image can have ({error})"
+            raise FeatspaceError(f"{path}: a tensor has {named}; rename it") from error
         if feature.ndim not in (1, 3) or not feature.is_floating_point():
             found = f"{feature.dtype} of shape {list(feature.shape)}"
             raise FeatspaceError(f"{path}: {name} is {found}; a feature is a vector of floats, or a map (C, h, w)")
@@ -66,6 +69,11 @@ def _size(shape: tuple[int, ...]) -> str:
 
 def count_features(sources: Iterable[Path], texts: Iterable[str], encoder: Encoder | None = None) -> int:
     """How many targets `gather_features` will find. Raises as that does; without a network, for what is seen so."""
+    return len(_origins(sources, texts, encoder))
+
+
+def _origins(sources: Iterable[Path], texts: Iterable[str], encoder: Encoder | None) -> dict[str, str]:
+    """Where each target comes from, by id: the sources, then the texts themselves, numbered where an id is taken."""
     names: dict[str, str] = {}
 
     def add(name: str, origin: str) -> None:
@@ -88,10 +96,15 @@ def count_features(sources: Iterable[Path], texts: Iterable[str], encoder: Encod
     for text in texts:
         if encoder is not None and not encoder.has_text:
             raise FeatspaceError(f"{encoder.network}: has no text tower; name a CLIP or SigLIP network")
-        add(slug(text), repr(text))
+        number = next(n for n in count(1) if _numbered(slug(text), n) not in names)
+        add(_numbered(slug(text), number), text)
     if not names:
         raise UsageError(NOTHING)
-    return len(names)
+    return names
+
+
+def _numbered(name: str, number: int) -> str:
+    return name if number == 1 else f"{name}_{number}"
 
 
 def _differ(network: str, other: str) -> bool:
@@ -106,10 +119,11 @@ def gather_features(
     """Target features (D,) by id, of photographs, .safetensors files of features, and texts; and the photographs.
 
     The latter are cropped to the square of `resolution` pixels that the decoder makes, (3, H, W) in [0, 1], by id.
-    Raises UsageError for two targets of one id and for none at all, FeatspaceError for what cannot be read.
+    A text whose id is taken gets a number after it. Raises UsageError for two photographs or features of one id and for
+    none at all, FeatspaceError for what cannot be read.
     """
     sources, texts = list(sources), list(texts)
-    count_features(sources, texts, encoder)
+    origins = _origins(sources, texts, encoder)
     device = next(encoder.parameters()).device
     features: dict[str, torch.Tensor] = {}
     photographs: dict[str, torch.Tensor] = {}
@@ -121,8 +135,8 @@ def gather_features(
             image = to_tensor(square(read_image(source), resolution))
             features[slug(source.stem)] = encoder(image[None].to(device))[0].float().cpu()
             photographs[slug(source.stem)] = image
-    for text in texts:
-        features[slug(text)] = encoder.encode_text([text])[0].float().cpu()
+    for name, text in list(origins.items())[len(features) :]:
+        features[name] = encoder.encode_text([text])[0].float().cpu()
     return features, photographs
 
 

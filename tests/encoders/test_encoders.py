@@ -169,10 +169,10 @@ def test_torchvision_feature_is_the_classifiers_input(name: str, dim: int) -> No
 @torch.no_grad()
 def test_torchvision_vit_feature_is_the_class_token() -> None:
     torch.manual_seed(0)
-    vit = torchvision.models.VisionTransformer(32, 16, 1, 2, 24, 48, num_classes=7).eval()
+    vit = torchvision.models.VisionTransformer(518, 74, 1, 2, 24, 48, num_classes=7).eval()
     weights = torchvision.models.ViT_H_14_Weights.IMAGENET1K_SWAG_E2E_V1
     encoder = Encoder("vit", split(copy.deepcopy(vit), weights.transforms()))
-    inputs = torch.randn(2, 3, 32, 32)
+    inputs = torch.randn(2, 3, 518, 518)
     tokens = torch.cat([vit.class_token.expand(2, -1, -1), vit._process_input(inputs)], dim=1)
     torch.testing.assert_close(encoder._feature(encoder.model, inputs), vit.encoder(tokens)[:, 0])
     assert encoder.dim == 24 and encoder.input_size == (518, 518)

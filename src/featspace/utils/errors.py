@@ -34,10 +34,15 @@ def one_line(error: Exception | str, limit: int = 200) -> str:
 
 @contextmanager
 def explained(source: str | Path) -> Iterator[None]:
-    """Turns a library's failure to load `source` into a FeatspaceError of one line."""
+    """Turns a library's failure to load `source` into a FeatspaceError of one line; one that is such a line already is
+    made to begin with `source`."""
     try:
         yield
-    except FeatspaceError:
+    except FeatspaceError as error:
+        if str(error).startswith(str(source)):
+            raise
+        raise type(error)(f"{source}: {error}") from error
+    except MemoryError:
         raise
     except OSError as error:
         raise FeatspaceError(f"{source}: cannot be read ({one_line(error)}); get it again") from error

@@ -40,7 +40,6 @@ class Network(NamedTuple):
 
     model: nn.Module
     preprocess: Preprocess
-    dim: int
     feature: Callable[[Any, Tensor], Tensor]  # model, input (N, 3, h, w) -> (N, dim)
     # trunk, a layer's name, inputs (N > 1, 3, h, w) -> function of trunk and inputs of that size, which gives the map
     maps: Callable[[Any, str, Tensor], Callable[[Any, Tensor], Tensor]]

@@ -50,7 +50,6 @@ def _network(source: str | Path, name: str, weights: bool, **options: Any) -> Ne
     options |= {"load_weights": weights, "require_pretrained": weights, "device": torch.get_default_device()}
     with explained(source), _quiet(not weights):
         model = open_clip.create_model(name, **options)
-        dim = open_clip.get_model_config(name)["embed_dim"]
         preprocess = from_open_clip(model.visual.preprocess_cfg)
 
     @cache
@@ -63,7 +62,7 @@ def _network(source: str | Path, name: str, weights: bool, **options: Any) -> Ne
 
     inner = isinstance(model.visual, open_clip.timm_model.TimmModel)
     trunk, maps = ("visual.trunk", timm_networks.maps) if inner else ("visual", _maps)
-    return Network(model, preprocess, dim, _feature, maps, text=text, trunk=attrgetter(trunk))
+    return Network(model, preprocess, _feature, maps, text=text, trunk=attrgetter(trunk))
 
 
 @contextmanager

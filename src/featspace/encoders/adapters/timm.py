@@ -38,7 +38,7 @@ def load_folder(folder: Path, config: dict[str, Any], weights: bool = True) -> N
 def _network(model: Any) -> Network:
     preprocess = from_timm(resolve_model_data_config(model))
     logits = nn.Module.__call__ if model.num_classes > 0 else None
-    return Network(model, preprocess, model.head_hidden_size, _feature, maps, logits)
+    return Network(model, preprocess, _feature, maps, logits)
 
 
 def _feature(model: Any, inputs: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ class Target:
 
 def write_list(folder: Path, targets: Iterable[Target]) -> None:
     """Writes the list of targets into their folder, as `read_targets` reads it."""
-    with open(folder / TABLE, "w", newline="", encoding="utf-8") as file:
+    with open(folder / TABLE, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows([target.id, target.kind, target.text, target.source] for target in targets)

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from types import ModuleType
 
-from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -26,7 +26,7 @@ from featspace.hub.lock import LOCK, PACKAGE, File, Pin, read_lock, repository_c
 from featspace.hub.manifest import PICKLES
 from featspace.hub.sources import Source, source_of
 from featspace.utils.errors import FeatspaceError, one_line
-from featspace.utils.files import sha256
+from featspace.utils.files import is_full, no_space, sha256
 
 
 def obtain(network: str, root: Path = Path()) -> Path:
@@ -202,6 +202,8 @@ def _explained(network: str, repository: str, revision: str | None, license: str
         todo = "unset HF_HUB_OFFLINE, or name a local folder"
         raise FeatspaceError(f"{network}: not in the local cache, and HF_HUB_OFFLINE is set; {todo}") from error
     except (OSError, HTTPError, ValueError) as error:  # of the connection, of the disk, a malformed name
+        if is_full(error):
+            raise no_space(Path(getattr(error, "filename", None) or constants.HF_HUB_CACHE)) from error
         status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
         if isinstance(error, RepositoryNotFoundError) or status in (401, 403):  # the hub does not tell them apart
             todo = f"check the name; if it is private, accept its licence at {license} and `hf auth login`"

@@ -27,6 +27,7 @@ from featspace.hub.manifest import PICKLES
 from featspace.hub.sources import Source, source_of
 from featspace.utils.errors import FeatspaceError, one_line
 from featspace.utils.files import is_full, no_space, sha256
+from featspace.utils.locks import alone
 
 
 def obtain(network: str, root: Path = Path()) -> Path:
@@ -118,22 +119,30 @@ def _download(network: str, pin: Pin, name: str) -> None:
             raise FeatspaceError(f"{network}: {url} has no ETag, which the cache names files by; check HF_ENDPOINT")
         headers |= build_hf_headers()
         path = repository_cache(pin.repository) / "blobs" / published.etag
-    if not path.is_file():
-        # The hub's own download begins anew after an interruption, and torch.hub's too.
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.incomplete")
-        with partial.open("ab") as stream:
-            if (start := stream.tell()) > file.bytes:  # of something else
-                start = stream.truncate(0)
-            size = file.bytes or None
-            http_get(url, stream, resume_size=start, headers=headers, expected_size=size, displayed_filename=name)
-        if not (digest := sha256(partial)).startswith(file.sha256):
-            partial.unlink()
-            differs = f"its SHA-256 begins with {digest[:8]}, the pinned one with {file.sha256[:8]}"
-            raise FeatspaceError(f"{network}: {url} is not what is pinned ({differs}); it was not kept")
-        partial.replace(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with alone(path, wait=True):  # of two processes the second finds what the first has got
+        if not path.is_file():
+            _append(network, url, path, file, headers, name)
     if pin.revision is not None:
         hf_hub_download(pin.repository, name, revision=pin.revision)  # links the snapshot's name to it
+
+
+def _append(network: str, url: str, path: Path, file: File, headers: dict[str, str], name: str) -> None:
+    """Downloads to `path` what it lacks: the hub's own download begins anew after an interruption, and torch.hub's too.
+
+    Raises FeatspaceError for other bytes than pinned.
+    """
+    partial = path.with_name(f"{path.name}.incomplete")
+    with partial.open("ab") as stream:
+        if (start := stream.tell()) > file.bytes:  # of something else
+            start = stream.truncate(0)
+        size = file.bytes or None
+        http_get(url, stream, resume_size=start, headers=headers, expected_size=size, displayed_filename=name)
+    if not (digest := sha256(partial)).startswith(file.sha256):
+        partial.unlink()
+        differs = f"its SHA-256 begins with {digest[:8]}, the pinned one with {file.sha256[:8]}"
+        raise FeatspaceError(f"{network}: {url} is not what is pinned ({differs}); it was not kept")
+    partial.replace(path)
 
 
 def _cached(source: Source) -> Pin | None:

@@ -227,7 +227,7 @@ def encoder_params(profile: Profile, encoder: str, layer: str | None = None) -> 
     `layer`, if given, stands in for the encoder's own.
     """
     if encoder not in profile.encoders and (":" in encoder or Path(encoder).is_dir()):
-        network = encoder if ":" in encoder else str(Path(encoder).resolve())
+        network = str(Path(encoder).resolve()) if Path(encoder).is_dir() else encoder
         return EncoderParams(network=network, layer=layer)
     own = profile.encoder(encoder)
     return own if layer is None else own.model_copy(update={"layer": layer})

@@ -28,6 +28,7 @@ class Colors(nn.Module):
     """A network small enough to know its features by heart: the mean color of each half, times a matrix."""
 
     network = "test:colors"
+    weights = "0" * 64
     dim, shape = 6, (6,)
 
     def __init__(self, has_text: bool) -> None:
@@ -239,7 +240,7 @@ def test_features(tmp_path: Path) -> None:
     run_targets(make_profile(tmp_path), tmp_path, tmp_path / "targets")
     run_features(Colors(has_text=True), tmp_path / "targets", tmp_path / "both.safetensors")
     features, metadata = read_features(tmp_path / "both.safetensors", dim=6)
-    assert metadata == {"encoder": "test:colors"} and set(features) == {"two", "pizza"}
+    assert metadata == {"encoder": "test:colors", "weights": "0" * 64} and set(features) == {"two", "pizza"}
     red_left_blue_right = torch.tensor([2.0, 0, 0, 0, 0, 2.0])
     torch.testing.assert_close(features["two"], red_left_blue_right)
     assert torch.equal(features["pizza"], torch.full((6,), 21.0))

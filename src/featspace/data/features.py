@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,10 +11,12 @@ from typing import TYPE_CHECKING
 import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from featspace.data.targets import slug
 from featspace.utils.errors import FeatspaceError, UsageError, one_line
+from featspace.utils.files import atomic_file
 from featspace.utils.images import read_image, square, to_tensor
 from featspace.utils.names import check_name
 
@@ -27,7 +30,7 @@ NOTHING = "nothing to decode: name a photograph, a .safetensors file of features
 def read_features(
     path: Path, dim: int | tuple[int, ...] | None = None
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Features by target id, float32, and the file's metadata (`encoder`: the network's name).
+    """Features by target id, float32, and the file's metadata: `encoder`, the network's name, and `weights`, their sum.
 
     Each is a vector (D,), or of a layer a map (C, h, w), as `dim` says (by default: all of one shape). Raises
     FeatspaceError if the file is missing, damaged or empty, or if a feature is of another shape or not finite, or its
@@ -84,10 +87,8 @@ def _origins(sources: Iterable[Path], texts: Iterable[str], encoder: Encoder | N
     for source in sources:
         if source.suffix.lower() == ".safetensors":
             features, metadata = read_features(source, None if encoder is None else encoder.shape)
-            if encoder is not None and _differ(metadata.get("encoder", encoder.network), encoder.network):
-                raise FeatspaceError(
-                    f"{source}: features of {metadata['encoder']}, not of {encoder.network}; name its own"
-                )
+            if encoder is not None:
+                check_origin(source, metadata, encoder)
             for name in features:
                 add(name, str(source))
         else:
@@ -107,9 +108,32 @@ def _numbered(name: str, number: int) -> str:
     return name if number == 1 else f"{name}_{number}"
 
 
-def _differ(network: str, other: str) -> bool:
-    """Whether two names, with their layers, are of different networks; a folder may lie elsewhere by now."""
-    return Path(network).name != Path(other).name
+def check_origin(path: Path, metadata: Mapping[str, str], encoder: Encoder) -> None:
+    """Raises FeatspaceError if a file's metadata say that its features are of another network, layer or weights.
+
+    The network's folder may lie elsewhere by now. Files that say nothing pass; of a network without weights, as a plan
+    has, only its name is compared.
+    """
+    name, weights = metadata.get("encoder", encoder.network), metadata.get("weights")
+    if Path(name).name != Path(encoder.network).name:
+        raise FeatspaceError(f"{path}: features of {name}, not of {encoder.network}; name its own")
+    if weights and encoder.weights and weights != encoder.weights:
+        other = f"features of {name} with other weights than those of {encoder.network} now"
+        raise FeatspaceError(f"{path}: {other}; write them anew with `featspace features`")
+
+
+def write_features(features: Mapping[str, Tensor], encoder: Encoder, out: Path) -> None:
+    """Writes features by target id, as `read_features` reads them, with the network's name and the sum of its weights.
+
+    The same bytes for the same features, unlike safetensors' own of several metadata.
+    """
+    content = save(dict(features), metadata={"encoder": encoder.network, "weights": encoder.weights or ""})
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length)
+    with atomic_file(out) as partial:
+        partial.write_bytes(len(ordered).to_bytes(8, "little") + ordered + content[8 + length :])
 
 
 @torch.no_grad()

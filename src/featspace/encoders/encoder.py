@@ -17,6 +17,7 @@ from featspace.encoders.feature_maps import POOLED
 from featspace.encoders.folding import fold_batch_norms
 from featspace.encoders.preprocessing import other_channels
 from featspace.hub import is_published, resolve
+from featspace.utils.devices import weights_sum
 from featspace.utils.errors import FeatspaceError, UsageError, explained, one_line
 
 
@@ -32,6 +33,7 @@ class Encoder(nn.Module):
         network: the name it was loaded by, and the layer.
         dim: size of the feature.
         shape: (dim,), or of a layer's map (C, h, w).
+        weights: SHA-256 of all parameters and buffers as they were loaded; None on the meta device.
         input_size: (height, width) in pixels that images are brought to.
         has_text, has_classifier: whether `encode_text` and `classify` can be used.
     """
@@ -47,7 +49,9 @@ class Encoder(nn.Module):
         self.requires_grad_(False).eval()
         blank = torch.zeros(2, 3, *self.input_size, device=next(self.model.parameters()).device)
         self.shape: tuple[int, ...] = self._shape_of_feature(blank[:1])
+        self.weights: str | None = None
         if blank.device.type != "meta":
+            self.weights = weights_sum(self.model)
             self._hasten()
         self._map = None
         if layer is not None:

@@ -89,7 +89,7 @@ class _Decoder:
     features: dict[str, torch.Tensor]
 
     def identity(self) -> dict[str, Any]:
-        """All that the images depend on, in JSON values."""
+        """All that the images depend on, in JSON values; on the batch, which follows the memory, by rounding alone."""
         networks = self.pipeline.unet, self.pipeline.vae, self.pipeline.text_encoder, self.encoder.model
         tiny = [] if self.tiny_vae is None else [self.tiny_vae]
         return {

@@ -139,7 +139,8 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def encode_text(self, texts: list[str]) -> Tensor:
-        """Features (N, dim) in float32 of texts, cut at the network's context length.
+        """Features (N, dim) in float32 of texts, cut at the network's context length, which a line on standard
+        error says once a text.
 
         Raises FeatspaceError if the network has no text tower, or its tokenizer is missing.
         """

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
-from featspace.encoders.adapters import Layers, Network, Tokens
+from featspace.encoders.adapters import Layers, Network, Tokens, warn_of_cut
 from featspace.encoders.feature_maps import UNPOOLED, FeatureMap, at_layer
 from featspace.encoders.preprocessing import from_transformers
 from featspace.utils.errors import FeatspaceError, UsageError, explained
@@ -60,6 +60,8 @@ def _network(source: str, folder: Path) -> Network:
     def text(model: Any, texts: list[str]) -> Tensor:
         # Full length without a mask, as SigLIP was trained; CLIP looks at nothing after a text's end.
         length = model.config.text_config.max_position_embeddings
+        for each in texts:
+            warn_of_cut(each, len(tokenizer()(each, verbose=False).input_ids), length)
         options = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
         return _pooled(model.get_text_features(tokenizer()(texts, **options).input_ids.to(model.device)))
 

@@ -9,7 +9,8 @@ import timm
 import torch
 from timm.models import save_for_hf
 
-from featspace.encoders.encoder import load_encoder
+from featspace.encoders.adapters.timm import _network
+from featspace.encoders.encoder import Encoder, load_encoder
 from featspace.utils.errors import FeatspaceError
 
 
@@ -32,6 +33,14 @@ def test_a_network_that_does_not_pool_is_refused_but_for_its_map(tmp_path: Path,
     line = f"{folder}: what it makes of an image is no vector, but of shape {shape}, as it does not pool; name a layer"
     assert str(caught.value).startswith(line) and "\n" not in str(caught.value)
     assert load_encoder(folder, layer="unpooled").shape == grid
+
+
+def test_a_network_without_a_feature_is_refused_but_for_its_layers() -> None:
+    with torch.device("meta"):
+        model = timm.create_model("qwen3_vit_88m_enc")
+        with pytest.raises(FeatspaceError, match="makes no vector of an image .*; name a layer, such as unpooled$"):
+            Encoder("qwen", _network(model))
+        assert len(Encoder("qwen", _network(model), "blocks.1").shape) == 3
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit"])

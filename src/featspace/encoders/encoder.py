@@ -86,10 +86,16 @@ class Encoder(nn.Module):
         return self._logits is not None
 
     def _shape_of_feature(self, image: Tensor) -> tuple[int, ...]:
-        """Raises FeatspaceError for a network of other images than RGB."""
+        """() for a network that makes none. Raises FeatspaceError for that without a layer, or for images not RGB."""
         try:
             with torch.no_grad(), _no_autocast(image.device):
                 return tuple(self._feature(self.model, self._inputs(image)).shape[1:])
+        except NotImplementedError as error:  # as of timm's networks that are encoders alone
+            if self.layer is not None:
+                return ()
+            raise FeatspaceError(
+                f"makes no vector of an image ({one_line(error)}); name a layer, such as unpooled"
+            ) from error
         except RuntimeError as error:
             convs = [module for module in self._trunk(self.model).modules() if isinstance(module, nn.Conv2d)]
             if not convs or convs[0].in_channels == 3:

@@ -30,7 +30,7 @@ class Preprocess(nn.Module):
         fill: color of the border where the scaled image is smaller than `crop`, three channels in [0, 1].
         margin: what rounds the crop's top and left margin, `round` (torchvision) or `floor` (transformers).
 
-    Raises FeatspaceError for another interpolation, fit or number of channels.
+    Raises FeatspaceError for another interpolation, fit or number of channels, and a std that is not above 0.
     """
 
     mean: Tensor
@@ -57,6 +57,8 @@ class Preprocess(nn.Module):
         self.interpolation, self.margin = interpolation, margin
         if sizes := {len(mean), len(std)} - {3}:
             raise other_channels(min(sizes))
+        if not all(value > 0 for value in std):
+            raise FeatspaceError(f"its std is {list(std)}: images are divided by it, so it must be greater than 0")
         for name, value in (("mean", mean), ("std", std), ("fill", fill)):
             self.register_buffer(name, torch.tensor(list(value)).reshape(1, 3, 1, 1), persistent=False)
 

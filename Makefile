@@ -18,18 +18,14 @@ export UV_PYTHON_DOWNLOADS := never
 # Each stage imports a lot, which takes half a minute where Python may not keep the bytecode.
 unexport PYTHONDONTWRITEBYTECODE
 DVC = PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/dvc
-# A source archive has no .git, and DVC wants to be told.
-ALLOW_NO_GIT = test -e .git || $(DVC) config --local core.no_scm true
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1 \t/p' Makefile | expand -t 18
 
 repro: $(ENV) ## build the mini profile: weights, targets, features, decoded images, tables, figures
-	@$(ALLOW_NO_GIT)
 	$(DVC) repro mini
 
 figures: $(ENV) ## draw again the figures whose code or data changed
-	@$(ALLOW_NO_GIT)
 	$(DVC) repro --glob 'figure@mini-*' 'overview@mini' 'featinv_figures@mini' 'layers_figures@mini-*'
 
 # Freed memory is kept, which spares a training a tenth of its time; THREADS and SECONDS are limits, if they are given.
@@ -53,7 +49,8 @@ lock: | $(PRIVATE_UV) ## resolve the dependencies of pyproject.toml into require
 	$(UV) pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes -q \
 	    -o requirements.lock
 
-# The last line marks it complete: an environment whose build was interrupted is built anew.
+# A source archive has no .git, and DVC wants to be told. The last line marks the environment complete: one whose build
+# was interrupted is built anew.
 $(ENV): requirements.lock pyproject.toml | $(PRIVATE_UV)
 	@rm -f $@ && rm -rf .venv
 	@$(UV) python find '$(PYTHON)' >/dev/null 2>&1 || \
@@ -61,6 +58,7 @@ $(ENV): requirements.lock pyproject.toml | $(PRIVATE_UV)
 	$(UV) venv -q --python '$(PYTHON)' .venv
 	$(UV) pip install --python .venv --require-hashes --build-constraints requirements.lock -r requirements.lock
 	$(UV) pip install -q --python .venv --no-deps --no-build-isolation -e .
+	@test -e .git || $(DVC) config --local core.no_scm true
 	@echo '$(CURDIR)' > $@
 
 .uv/bin/uv:

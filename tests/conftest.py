@@ -25,7 +25,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from featspace.encoders.encoder import load_encoder
 from featspace.priors.architectures import SCHEDULE
-from featspace.utils.files import write_checksums
+from featspace.utils.checksums import write_checksums
 
 CLIP = {
     "embed_dim": 16,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import operator
+import os
 import re
 import shutil
 import subprocess
@@ -230,6 +231,26 @@ def test_only_what_a_parameter_reaches_runs_again(
     with Repo(".") as repo:
         assert repo.status() == {}
         assert repo.reproduce("mini") == []
+
+
+@pytest.mark.parametrize("is_archive", [True, False])
+def test_what_make_prepares_builds_in_a_source_archive_too(tmp_path: Path, is_archive: bool) -> None:
+    """The environment is this one; `make env` links it where it would be installed."""
+    folder, tools = toy(tmp_path / "toy"), tmp_path / "tools"
+    (folder / ".dvc/config").write_text((PROJECT / ".dvc/config").read_text())
+    for name in ("Makefile", "pyproject.toml", "requirements.lock"):
+        shutil.copy(PROJECT / name, folder)
+    if not is_archive:
+        Git.init(str(folder)).close()
+    tools.mkdir()
+    here = Path(sys.executable).parent
+    (tools / "uv").write_text(f'#!/bin/sh\n[ "$1" != venv ] || mkdir -p .venv && ln -sfn {here} .venv/bin\necho uv\n')
+    (tools / "uv").chmod(0o755)
+    environment = os.environ | {"PATH": f"{tools}:{os.environ['PATH']}"}
+    for command in (["make", "env"], [".venv/bin/dvc", "repro", "mini"], [".venv/bin/snakemake", "-nc", "2", "mini"]):
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert (folder / "figures/ALL").is_file() and (folder / ".dvc/config.local").exists() == is_archive
 
 
 def test_snakemake_takes_over_what_dvc_built(by_dvc: Path, tmp_path: Path) -> None:

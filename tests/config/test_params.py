@@ -109,6 +109,7 @@ WRONG = [
     ("[1, 2, 30]", "[1, 2]", "tiny.photos.cat.crop is [1, 2]: it must have at least 3 entries"),
     ("image: cat.png", "img: cat.png", "photos.cat.img: 'cat.png' is not a parameter (did you mean image?)"),
     ("cat:", "Cat:", "tiny.photos has the key 'Cat': it must consist of lowercase letters, digits"),
+    ("pizza:", "con:", "tiny.captions has the key 'con', which no file can have: it is a device's on Windows"),
     ("pizza:", "cat:", "tiny.captions.cat has the name of a photo"),
     ("  captions:", "  similarity: {jpeg: [95, 101]}\n  captions:", "jpeg.1 is 101: it must be at most 100"),
     ("  captions:", "  judge: twice\n  captions:", 'line 12: found duplicate key "judge"'),

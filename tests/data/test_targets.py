@@ -13,12 +13,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 from featspace.config.params import Params, PhotoParams, Profile
-from featspace.data.features import read_features
-from featspace.data.targets import locate_image, read_targets, slug
+from featspace.data.features import count_features, gather_features, read_features
+from featspace.data.targets import Target, locate_image, read_targets, slug, write_list
 from featspace.stages.features import run_features
 from featspace.stages.targets import run_targets
 from featspace.utils.errors import FeatspaceError, UsageError
 from featspace.utils.images import read_image, to_tensor
+from featspace.utils.names import check_name
 
 SHIPPED = Path(__file__).parents[2] / "params.yaml"
 
@@ -27,6 +28,7 @@ class Colors(nn.Module):
     """A network small enough to know its features by heart: the mean color of each half, times a matrix."""
 
     network = "test:colors"
+    weights = "0" * 64
     dim, shape = 6, (6,)
 
     def __init__(self, has_text: bool) -> None:
@@ -193,11 +195,52 @@ def test_tables_that_are_none(tmp_path: Path) -> None:
         read_targets(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("id", "why"),
+    [
+        ("../evil", "it has a / in it"),
+        ("/tmp/evil", "it has a / in it"),
+        ("..\\\\evil", "in it"),
+        ("a\nb", "cannot be printed"),
+        ("a\0b", "cannot be printed"),
+        (".hidden", "a dot or a space"),
+        ("CON", "a device's on Windows"),
+        ("nul.txt", "a device's on Windows"),
+        ("", "it is empty"),
+        ("a" * 201, "longer than 200 bytes"),
+    ],
+)
+def test_ids_that_no_image_can_have_are_refused(tmp_path: Path, id: str, why: str) -> None:
+    for kind in ("caption", "photo"):
+        write_list(tmp_path, [Target("fine", "caption", "x", ""), Target(id, kind, "x", "x")])
+        with pytest.raises(FeatspaceError, match=f"^{tmp_path}/targets.csv: .* no image can have .*{why}") as caught:
+            read_targets(tmp_path)
+        assert str(caught.value).isprintable() and str(caught.value).endswith("; rename it")
+
+
+def test_an_id_is_of_one_target(tmp_path: Path) -> None:
+    write_list(tmp_path, [Target("a", "caption", "x", ""), Target("a", "caption", "y", "")])
+    with pytest.raises(FeatspaceError, match=r"targets\.csv: two targets have the id a; rename one"):
+        read_targets(tmp_path)
+
+
+def test_texts_of_one_id_are_numbered(tmp_path: Path) -> None:
+    """Also where a file has that number already; two files of one id are refused."""
+    save_file({"a_cat_2": torch.ones(6)}, tmp_path / "own.safetensors")
+    texts, encoder = ["a cat!", "a cat?", "a dog", "A cat, yes"], Colors(has_text=True)
+    features, _ = gather_features(encoder, [tmp_path / "own.safetensors"], texts, 32)
+    expected = {"a_cat_2": 1.0, "a_cat": 6.0, "a_cat_3": 6.0, "a_dog": 5.0, "a_cat_yes": 10.0}
+    assert {name: feature[0].item() for name, feature in features.items()} == expected
+    assert count_features([tmp_path / "own.safetensors"], texts, encoder) == 5
+    with pytest.raises(UsageError, match="a second target with the id a_cat_2"):
+        count_features([tmp_path / "own.safetensors"] * 2, texts)
+
+
 def test_features(tmp_path: Path) -> None:
     run_targets(make_profile(tmp_path), tmp_path, tmp_path / "targets")
     run_features(Colors(has_text=True), tmp_path / "targets", tmp_path / "both.safetensors")
     features, metadata = read_features(tmp_path / "both.safetensors", dim=6)
-    assert metadata == {"encoder": "test:colors"} and set(features) == {"two", "pizza"}
+    assert metadata == {"encoder": "test:colors", "weights": "0" * 64} and set(features) == {"two", "pizza"}
     red_left_blue_right = torch.tensor([2.0, 0, 0, 0, 0, 2.0])
     torch.testing.assert_close(features["two"], red_left_blue_right)
     assert torch.equal(features["pizza"], torch.full((6,), 21.0))
@@ -230,6 +273,7 @@ def test_features_that_are_not_finite(tmp_path: Path) -> None:
         ({"": torch.ones(4)}, "the name ''"),
         ({"a\nb": torch.ones(4)}, r"the name 'a\\nb'"),
         ({"a" * 201: torch.ones(4)}, "the name 'aaa"),
+        ({"Con": torch.ones(4)}, "the name 'Con', which no image can have .it is a device's on Windows.; rename it"),
     ],
 )
 def test_wrong_features(tmp_path: Path, tensors: dict[str, torch.Tensor], message: str) -> None:
@@ -240,6 +284,7 @@ def test_wrong_features(tmp_path: Path, tensors: dict[str, torch.Tensor], messag
 
 def test_ids_are_names_of_files_in_any_script() -> None:
     assert slug("Dog on grass, 2.") == "dog_on_grass_2" and slug("...") == "target"
+    assert check_name(slug("CON")) == "con_"  # a device's name on Windows is no file's
     assert slug("写真") == "写真" != slug("фото") == "фото"
     assert slug("e\u0301te\u0301") == slug("été") == "été"  # as macOS and as others write it
     long = [slug("a photo of " * 40 + end) for end in ("cats", "dogs")]

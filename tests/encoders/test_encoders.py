@@ -134,6 +134,21 @@ def test_text(folders: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("name", "length"), [("clip", 16), ("hf-clip", 8), ("hf-siglip", 8)])
+def test_a_text_that_is_cut_is_named_once(folders: Path, capsys: pytest.CaptureFixture, name: str, length: int) -> None:
+    encoder = load_encoder(name, folders)
+    inside, cut = " ".join(["cat"] * (length - 2)), f"{name}\n" + " ".join(["cat"] * (length - 1))
+    capsys.readouterr()
+    encoder.encode_text([inside])
+    assert capsys.readouterr().err == ""
+    for _ in range(2):
+        encoder.encode_text([inside, cut])
+    line = capsys.readouterr().err
+    assert line.startswith(f"caption cut: the network reads {length} of the ") and line.count("\n") == 1
+    tokens = int(line.split(" of the ")[1].split()[0])
+    assert tokens > length and f"tokens of '{name} cat cat" in line
+
+
 @pytest.mark.parametrize("name", ["hf-clip", "hf-siglip", "hf-dino"])
 @torch.no_grad()
 def test_maps_of_transformers_are_the_last_layers_tokens_as_a_grid(folders: Path, name: str) -> None:
@@ -169,10 +184,10 @@ def test_torchvision_feature_is_the_classifiers_input(name: str, dim: int) -> No
 @torch.no_grad()
 def test_torchvision_vit_feature_is_the_class_token() -> None:
     torch.manual_seed(0)
-    vit = torchvision.models.VisionTransformer(32, 16, 1, 2, 24, 48, num_classes=7).eval()
+    vit = torchvision.models.VisionTransformer(518, 74, 1, 2, 24, 48, num_classes=7).eval()
     weights = torchvision.models.ViT_H_14_Weights.IMAGENET1K_SWAG_E2E_V1
     encoder = Encoder("vit", split(copy.deepcopy(vit), weights.transforms()))
-    inputs = torch.randn(2, 3, 32, 32)
+    inputs = torch.randn(2, 3, 518, 518)
     tokens = torch.cat([vit.class_token.expand(2, -1, -1), vit._process_input(inputs)], dim=1)
     torch.testing.assert_close(encoder._feature(encoder.model, inputs), vit.encoder(tokens)[:, 0])
     assert encoder.dim == 24 and encoder.input_size == (518, 518)

@@ -153,7 +153,10 @@ def test_png_shows_every_pixel_as_a_square_of_dots(files, tmp_path):
 def test_two_runs_give_the_same_bytes(files, tmp_path, name):
     with style():
         save(draw(name, files), tmp_path / "once")
-    with matplotlib.rc_context({"font.size": 20, "axes.linewidth": 3, "savefig.dpi": 50, "pdf.compression": 0}), style():
+    with (
+        matplotlib.rc_context({"font.size": 20, "axes.linewidth": 3, "savefig.dpi": 50, "pdf.compression": 0}),
+        style(),
+    ):
         save(draw(name, files), tmp_path / "out" / "again")
     for suffix in ("png", "pdf"):
         assert (tmp_path / f"once.{suffix}").read_bytes() == (tmp_path / f"out/again.{suffix}").read_bytes()

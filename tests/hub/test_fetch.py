@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import huggingface_hub.constants as constants
@@ -190,3 +191,26 @@ def test_environment_of_the_hub(hub: LocalHub, tmp_path: Path) -> None:
     done = subprocess.run([*command, "--out", "weights.json"], env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and PRIOR in done.stdout, done.stderr
     assert (tmp_path / "home/hub/models--org--tiny-sd/snapshots" / head(hub, "org/tiny-sd") / UNET).is_symlink()
+
+
+def test_two_first_downloads_at_once_are_one(hub: LocalHub, tmp_path: Path) -> None:
+    """The first is held up until the second has asked the hub for the same file, and half a second more."""
+    write_params(prior=RESNET)
+    file = pinned(hub)
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
+
+    def hold() -> None:
+        end = time.monotonic() + 60
+        while sum("/resolve/" in each.path for each in hub.requests) < 3 and time.monotonic() < end:
+            time.sleep(0.01)
+        time.sleep(0.5)
+
+    hub.after[f"/cdn/{file['sha256']}"] = (None, hold)
+    code = f"from featspace.hub import resolve; print(resolve({RESNET!r}))"
+    command = [sys.executable, "-c", code]
+    both = [subprocess.Popen(command, env=environment, stdout=-1, stderr=-1, text=True) for _ in range(2)]
+    found = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], found
+    assert found[0][0] == found[1][0] and len(hub.bodies()) == 1
+    files = [path for path in (tmp_path / "home/hub/models--timm--test_resnet.r160_in1k").rglob("*") if path.is_file()]
+    assert all(sha256(path) == file["sha256"] for path in files) and files

@@ -102,7 +102,22 @@ def test_what_cannot_be_guided_is_refused(project):
     target = torch.ones(2, encoder.dim)
     for features, options, message in (
         (target[0], {}, "features of shape .*: it must be .N, D."),
-        (target, {"method": "paper", "weight": math.nan}, "weight is nan"),
+        (target, {"method": "paper", "weight": math.nan}, "weight is NaN"),
+        (target, {"method": "mpgd", "weight": math.nan}, "weight is NaN"),
+        (target, {"method": "paper", "weight": "1"}, "weight is '1': it must be a number"),
+        (target, {"method": "paper", "clip_std": -1.0}, "clip_std is -1.0: it must be greater than 0"),
+        (target, {"method": "paper", "recurrences": 0}, "recurrences is 0: it must be at least 1"),
+        (target, {"method": "paper", "emphasis_steps": -1}, "emphasis_steps is -1: it must be at least 0"),
+        (target, {"method": None}, "method is None: it must be a name or a function"),
+        (target, {"level": math.nan}, "level is NaN"),
+        (target, {"evaluations": 2.5}, "evaluations is 2.5: it must be a whole number"),
+        (target[None], {}, "features of shape .*: it must be .N, D."),
+        (target[:0], {}, "features of shape .*: it must be .N, D."),
+        (target.long(), {}, "features of torch.int64: they must be floats"),
+        (target > 0, {}, "features of torch.bool: they must be floats"),
+        (target, {"generator": [1, 2]}, "generator is 1: it must be a torch.Generator"),
+        (target, {"generator": [None]}, "1 generators for 2 samples"),
+        (target, {"callback_on_step_end": lambda *_: {"latents": torch.zeros(1)}}, "latents of shape .1., not .2, "),
         (target, {"method": "fsat"}, "no method 'fsat'; did you mean fast"),
         (target, {"weight": 1.0}, "weight is no setting of this method.*; it takes evaluations, "),
         (target, {"stop_at": math.nan}, "stop_at is NaN"),
@@ -110,12 +125,28 @@ def test_what_cannot_be_guided_is_refused(project):
         ([target], {}, "neither a tensor of features nor PIL images"),
     ):
         with pytest.raises(UsageError, match=message):
-            pipeline(features, encoder, num_inference_steps=2, **options)
+            pipeline(features, encoder, **{} if "evaluations" in options else {"num_inference_steps": 2}, **options)
+    for wrong, message in (("resnet", "encoder is 'resnet': it must be a function"), (None, "encoder is None")):
+        with pytest.raises(UsageError, match=message):
+            pipeline(target, wrong, num_inference_steps=2)
+    with pytest.raises(FeatspaceError, match="the encoder gives a tuple, not a tensor"):
+        pipeline(target, lambda images: (encoder(images),), num_inference_steps=2)
     for method in ("fast", "paper"):
         with pytest.raises(FeatspaceError, match="but the targets have 1 numbers each"):
             pipeline(target[:, :1], encoder, method, 2)
         with pytest.raises(FeatspaceError, match="no gradient"):
             pipeline(target, lambda images: encoder(images).detach(), method, 2)
+
+
+def test_an_encoder_and_a_feature_in_half_precision_guide_as_well(project):
+    pipeline = FeatureDecodingPipeline.from_pretrained(project / "data/models/prior", dtype=torch.float32)
+    encoder = load_encoder(str(project / "data/models/resnet")).half()
+    target = encoder(to_tensor(read_image(project / "photo.jpg"))[None]).half()
+    distances = [
+        pipeline(target, encoder, num_inference_steps=n, generator=torch.Generator().manual_seed(0)).distances.item()
+        for n in (2, 16)
+    ]
+    assert 0 <= distances[1] < distances[0]
 
 
 def test_the_loss_at_the_true_image_is_zero_and_rounding_passes_gradients(project):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 
 import pandas as pd
@@ -74,6 +75,25 @@ def test_a_failure_after_the_last_image_loses_none(tmp_path, capsys, monkeypatch
     assert decode(tmp_path / "out") == whole
     assert batches == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
+
+
+def test_a_disk_that_is_full_in_mid_run_is_named_and_the_same_command_goes_on(tmp_path, capsys, monkeypatch):
+    whole = decode(tmp_path / "whole")
+    full = tmp_path / "out.unfinished" / "other-0.png"
+
+    def filling(self, features, *args, **options):
+        if not full.is_symlink():
+            full.symlink_to("/dev/full")
+        return call(self, features, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FeatureDecodingPipeline, "__call__", filling)
+        kept, line = fail([tmp_path / "out"], capsys).splitlines()[-2:]
+    assert kept.endswith("out.unfinished: 2 finished images are kept; the same command goes on from them")
+    said = "no space left on the disk of .*out.unfinished: free some, and run the same command again"
+    assert re.fullmatch(f"featspace: error: {said}", line)
+    full.unlink()
+    assert decode(tmp_path / "out") == whole
 
 
 def test_an_interrupted_run_is_not_mixed_with_another(tmp_path, capsys, monkeypatch):

@@ -114,19 +114,35 @@ def test_exif_that_cannot_be_written_again_is_no_damage(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(read_image(tmp_path / "x.jpg")), turned)
 
 
-@pytest.mark.parametrize("kind", ["AVIF", "GIF", "JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("kind", ["AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP"])
 def test_no_mutated_file_ends_in_another_error(tmp_path: Path, kind: str) -> None:
+    """Of every other file the head alone is changed, where a format says what it holds; every tenth is cut as well."""
     buffer, random = io.BytesIO(), np.random.default_rng(0)
     Image.fromarray(noise(32, 32)).save(buffer, kind)
     path = tmp_path / f"x.{kind.lower()}"
-    for _ in range(60):
+    for number in range(300):
         content = bytearray(buffer.getvalue())
-        for place in random.integers(len(content), size=4):
+        for place in random.integers(200 if number % 2 else len(content), size=4):
             content[place] = random.integers(256)
+        if number % 10 == 0:
+            del content[random.integers(len(content)) :]
         path.write_bytes(content)
         with contextlib.suppress(FeatspaceError), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             assert read_image(path).mode == "RGB"
+
+
+@pytest.mark.parametrize("type_of_tag", [2, 5, 7])
+def test_a_tag_of_another_type_than_the_format_says_is_damage(tmp_path: Path, type_of_tag: int) -> None:
+    """Text, a fraction or bytes as the number of rows, over which Pillow stumbles."""
+    Image.fromarray(noise(32, 32)).save(tmp_path / "x.tif")
+    content = bytearray((tmp_path / "x.tif").read_bytes())
+    content[72] = type_of_tag
+    (tmp_path / "x.tif").write_bytes(content)
+    with pytest.raises(TypeError), Image.open(tmp_path / "x.tif") as image:
+        image.load()
+    with pytest.raises(FeatspaceError, match=r"x\.tif: the image is damaged or cut short .*; get it again"):
+        read_image(tmp_path / "x.tif")
 
 
 def damaged(kind: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import traceback as tracebacks
 from importlib.metadata import version
@@ -11,7 +12,8 @@ import typer
 
 from featspace.cli import bench, experiments, featinv, stages, tools  # noqa: F401  (they register their commands)
 from featspace.cli.options import app
-from featspace.utils.errors import FeatspaceError, one_line
+from featspace.utils.errors import FeatspaceError, escaped, one_line
+from featspace.utils.files import is_full
 
 EXTRAS = {"accelerate": "train", "dvc": "pipeline", "snakemake": "pipeline"}
 """Packages that the core does without, and what installs them."""
@@ -36,13 +38,16 @@ def _globals(
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line; a failure is one line on standard error and exit status 1, or 2 for bad usage."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what its encoding has not, such as a name that is no UTF-8, is shown
+            stream.reconfigure(errors="backslashreplace")
     arguments = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         status = app(arguments, standalone_mode=False, prog_name="featspace")
         if status == 130:  # typer's for Ctrl-C
             _fail("interrupted", 130)
     except BAD_USAGE as error:
-        _fail(f"{error.format_message()} See featspace {_command(error)}--help", 2)
+        _fail(f"{escaped(error.format_message())} See featspace {_command(error)}--help", 2)
     except FeatspaceError as error:
         if "--traceback" in arguments:
             tracebacks.print_exc()
@@ -57,7 +62,9 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:  # a path too long, a device that is not there, whatever a disk may say
         if "--traceback" in arguments:
             tracebacks.print_exc()
-        where = f"{one_line(str(error.filename))}: " if error.filename else ""
+        where = f"{escaped(error.filename)}: " if error.filename else ""
+        if is_full(error):
+            _fail(f"{where}no space left on the disk: free some, and run the same command again", 1)
         _fail(f"{where}{(error.strerror or one_line(error)).lower()}; check the path, or name another", 1)
 
 

@@ -185,6 +185,6 @@ def checksums(
     out: Annotated[Path, typer.Option(help="The list; paths in it are relative to its folder.")],
 ) -> None:
     """List the SHA-256 of files, to be checked with `sha256sum -c`."""
-    from featspace.utils.files import write_checksums
+    from featspace.utils.checksums import write_checksums
 
     write_checksums(paths, out)

@@ -37,7 +37,10 @@ def decode(
         int | None, typer.Option(help="Of paper: those at each of the first noise levels (emphasis_steps).")
     ] = None,
     weight: Annotated[float | None, typer.Option(help="Of paper: guidance weight w.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Images decoded at once.")] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(help="Images decoded at once; of another number other images, by rounding alone."),
+    ] = None,
     precision: Annotated[str | None, typer.Option(help="Of the prior: float32 or bfloat16.")] = None,
     device: Device = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the run.", min=0)] = None,

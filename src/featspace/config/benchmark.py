@@ -33,7 +33,7 @@ class BenchParams(Section):
     prior: Text  # a folder, or diffusers:<repo>
     precision: Literal["float32", "bfloat16"] = "float32"  # of the prior
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    batch: int = Field(8, ge=1)  # images decoded at once, at most; it changes the speed only
+    batch: int = Field(8, ge=1)  # images decoded at once, at most; images of another batch differ by rounding
     evaluations: int = Field(128, ge=8)  # guided evaluations of an image, of every method
     tuning: Images  # decoded at each of a method's weights
     compared: Images  # decoded by each method at the best of its weights

@@ -67,7 +67,7 @@ class FeatInvParams(Section):
     prompt: str = "a high-quality, detailed, and professional image"
     guidance_scale: float = Field(1.75, ge=1)  # over the prompt, the hint being in both predictions; 1: none
     steps: int = Field(50, ge=1, le=1000)  # of DDIM
-    batch: int = Field(8, ge=1)  # images decoded at once; it changes the speed only
+    batch: int = Field(8, ge=1)  # images decoded at once; images of another batch differ by rounding
     precision: Literal["float32", "bfloat16"] = "float32"
     controlnets: dict[Name, ControlNetParams] = {}
     training: TrainingParams = TrainingParams()

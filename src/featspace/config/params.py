@@ -43,7 +43,7 @@ class DecodeParams(Section):
     emphasis_recurrences: int = Field(1000, ge=1)
     guidance_weight: float = Field(4.0, ge=0)
     samples: int = Field(1, ge=1)  # images a target
-    batch: int = Field(8, ge=1)  # images decoded at once, at most; it changes the speed only
+    batch: int = Field(8, ge=1)  # images decoded at once, at most; images of another batch differ by rounding
     precision: Literal["float32", "bfloat16"] = "float32"  # of the prior; the encoder is always float32
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU if there is one
 
@@ -249,7 +249,7 @@ def encoder_params(profile: Profile, encoder: str, layer: str | None = None) -> 
     `layer`, if given, stands in for the encoder's own.
     """
     if encoder not in profile.encoders and (":" in encoder or Path(encoder).is_dir()):
-        network = encoder if ":" in encoder else str(Path(encoder).resolve())
+        network = str(Path(encoder).resolve()) if Path(encoder).is_dir() else encoder
         return EncoderParams(network=network, layer=layer)
     own = profile.encoder(encoder)
     return own if layer is None else own.model_copy(update={"layer": layer})

@@ -71,6 +71,8 @@ def describe(detail: Any, top: type[Section], sections: Mapping[str, type[Sectio
     if kind == "extra_forbidden":
         section = next((sections[part] for part in reversed(loc[:-1]) if part in sections), top)
         return f"{'.'.join(loc)}: {value} is not a parameter{_choices(loc[-1], section.model_fields)}"
+    if kind == "value_error" and loc[-1:] == ["[key]"]:
+        return f"{'.'.join(loc[:-2]) or 'the file'} has the key {value}, which no file can have: {context['error']}"
     if kind == "value_error":
         return f"{'.'.join(loc)}.{context['error']}"
     allowed = f"it must {_RULES[kind].format(**context)}" if kind in _RULES else detail["msg"]

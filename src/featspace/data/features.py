@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from featspace.data.targets import slug
 from featspace.utils.errors import FeatspaceError, UsageError, one_line
+from featspace.utils.files import atomic_file
 from featspace.utils.images import read_image, square, to_tensor
+from featspace.utils.names import check_name
 
 if TYPE_CHECKING:
     from featspace.encoders.encoder import Encoder
@@ -25,7 +30,7 @@ NOTHING = "nothing to decode: name a photograph, a .safetensors file of features
 def read_features(
     path: Path, dim: int | tuple[int, ...] | None = None
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Features by target id, float32, and the file's metadata (`encoder`: the network's name).
+    """Features by target id, float32, and the file's metadata: `encoder`, the network's name, and `weights`, their sum.
 
     Each is a vector (D,), or of a layer a map (C, h, w), as `dim` says (by default: all of one shape). Raises
     FeatspaceError if the file is missing, damaged or empty, or if a feature is of another shape or not finite, or its
@@ -43,10 +48,11 @@ def read_features(
     if not features:
         raise FeatspaceError(f"{path}: holds no feature; write it anew with `featspace features`")
     for name, feature in features.items():
-        # Images are named after it: it must not lead to another folder, nor leave no room for what is appended.
-        if not name or name.startswith(".") or "/" in name or not name.isprintable() or len(name.encode()) > 200:
-            shown = one_line(repr(name), 80)
-            raise FeatspaceError(f"{path}: a tensor has the name {shown}, which no image can have; rename it")
+        try:
+            check_name(name)
+        except ValueError as error:
+            named = f"the name {one_line(repr(name), 80)}, which no image can have ({error})"
+            raise FeatspaceError(f"{path}: a tensor has {named}; rename it") from error
         if feature.ndim not in (1, 3) or not feature.is_floating_point():
             found = f"{feature.dtype} of shape {list(feature.shape)}"
             raise FeatspaceError(f"{path}: {name} is {found}; a feature is a vector of floats, or a map (C, h, w)")
@@ -66,6 +72,11 @@ def _size(shape: tuple[int, ...]) -> str:
 
 def count_features(sources: Iterable[Path], texts: Iterable[str], encoder: Encoder | None = None) -> int:
     """How many targets `gather_features` will find. Raises as that does; without a network, for what is seen so."""
+    return len(_origins(sources, texts, encoder))
+
+
+def _origins(sources: Iterable[Path], texts: Iterable[str], encoder: Encoder | None) -> dict[str, str]:
+    """Where each target comes from, by id: the sources, then the texts themselves, numbered where an id is taken."""
     names: dict[str, str] = {}
 
     def add(name: str, origin: str) -> None:
@@ -76,10 +87,8 @@ def count_features(sources: Iterable[Path], texts: Iterable[str], encoder: Encod
     for source in sources:
         if source.suffix.lower() == ".safetensors":
             features, metadata = read_features(source, None if encoder is None else encoder.shape)
-            if encoder is not None and _differ(metadata.get("encoder", encoder.network), encoder.network):
-                raise FeatspaceError(
-                    f"{source}: features of {metadata['encoder']}, not of {encoder.network}; name its own"
-                )
+            if encoder is not None:
+                check_origin(source, metadata, encoder)
             for name in features:
                 add(name, str(source))
         else:
@@ -88,15 +97,43 @@ def count_features(sources: Iterable[Path], texts: Iterable[str], encoder: Encod
     for text in texts:
         if encoder is not None and not encoder.has_text:
             raise FeatspaceError(f"{encoder.network}: has no text tower; name a CLIP or SigLIP network")
-        add(slug(text), repr(text))
+        number = next(n for n in count(1) if _numbered(slug(text), n) not in names)
+        add(_numbered(slug(text), number), text)
     if not names:
         raise UsageError(NOTHING)
-    return len(names)
+    return names
 
 
-def _differ(network: str, other: str) -> bool:
-    """Whether two names, with their layers, are of different networks; a folder may lie elsewhere by now."""
-    return Path(network).name != Path(other).name
+def _numbered(name: str, number: int) -> str:
+    return name if number == 1 else f"{name}_{number}"
+
+
+def check_origin(path: Path, metadata: Mapping[str, str], encoder: Encoder) -> None:
+    """Raises FeatspaceError if a file's metadata say that its features are of another network, layer or weights.
+
+    The network's folder may lie elsewhere by now. Files that say nothing pass; of a network without weights, as a plan
+    has, only its name is compared.
+    """
+    name, weights = metadata.get("encoder", encoder.network), metadata.get("weights")
+    if Path(name).name != Path(encoder.network).name:
+        raise FeatspaceError(f"{path}: features of {name}, not of {encoder.network}; name its own")
+    if weights and encoder.weights and weights != encoder.weights:
+        other = f"features of {name} with other weights than those of {encoder.network} now"
+        raise FeatspaceError(f"{path}: {other}; write them anew with `featspace features`")
+
+
+def write_features(features: Mapping[str, Tensor], encoder: Encoder, out: Path) -> None:
+    """Writes features by target id, as `read_features` reads them, with the network's name and the sum of its weights.
+
+    The same bytes for the same features, unlike safetensors' own of several metadata.
+    """
+    content = save(dict(features), metadata={"encoder": encoder.network, "weights": encoder.weights or ""})
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length)
+    with atomic_file(out) as partial:
+        partial.write_bytes(len(ordered).to_bytes(8, "little") + ordered + content[8 + length :])
 
 
 @torch.no_grad()
@@ -106,10 +143,11 @@ def gather_features(
     """Target features (D,) by id, of photographs, .safetensors files of features, and texts; and the photographs.
 
     The latter are cropped to the square of `resolution` pixels that the decoder makes, (3, H, W) in [0, 1], by id.
-    Raises UsageError for two targets of one id and for none at all, FeatspaceError for what cannot be read.
+    A text whose id is taken gets a number after it. Raises UsageError for two photographs or features of one id and for
+    none at all, FeatspaceError for what cannot be read.
     """
     sources, texts = list(sources), list(texts)
-    count_features(sources, texts, encoder)
+    origins = _origins(sources, texts, encoder)
     device = next(encoder.parameters()).device
     features: dict[str, torch.Tensor] = {}
     photographs: dict[str, torch.Tensor] = {}
@@ -121,8 +159,8 @@ def gather_features(
             image = to_tensor(square(read_image(source), resolution))
             features[slug(source.stem)] = encoder(image[None].to(device))[0].float().cpu()
             photographs[slug(source.stem)] = image
-    for text in texts:
-        features[slug(text)] = encoder.encode_text([text])[0].float().cpu()
+    for name, text in list(origins.items())[len(features) :]:
+        features[name] = encoder.encode_text([text])[0].float().cpu()
     return features, photographs
 
 

@@ -56,7 +56,7 @@ class Photographs:
             return read_image(source)
         try:
             return to_rgb(Image.open(io.BytesIO(source)))
-        except (OSError, SyntaxError, ValueError) as error:
+        except Exception as error:  # Pillow's decoders raise any class for a damaged file
             raise FeatspaceError(f"{self.names[index]}: the image is damaged ({one_line(error)})") from error
 
     def check(self, indices: Sequence[int] | None = None) -> None:
@@ -150,7 +150,7 @@ def _broken(source: Path | bytes) -> bool:
                 kind = image.format
             file.seek(-min(file.seek(0, io.SEEK_END), 1024), io.SEEK_END)
             return kind == "JPEG" and b"\xff\xd9" not in file.read()  # its end, which some cameras write more after
-    except (OSError, SyntaxError, ValueError):
+    except Exception:  # as Pillow's decoders raise any class for a damaged file
         return True
 
 

@@ -12,7 +12,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from featspace.data.paper_photos import fetch_photo
-from featspace.utils.errors import FeatspaceError, UsageError
+from featspace.utils.errors import FeatspaceError, UsageError, one_line
+from featspace.utils.names import check_name, is_reserved
 
 TABLE = "targets.csv"
 COLUMNS = ["id", "kind", "text", "source"]
@@ -28,7 +29,7 @@ class Target:
 
 def write_list(folder: Path, targets: Iterable[Target]) -> None:
     """Writes the list of targets into their folder, as `read_targets` reads it."""
-    with open(folder / TABLE, "w", newline="", encoding="utf-8") as file:
+    with open(folder / TABLE, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows([target.id, target.kind, target.text, target.source] for target in targets)
@@ -59,6 +60,7 @@ def slug(text: str) -> str:
     A longer one is cut, and ends in the start of its SHA-256, as images are named after targets.
     """
     name = re.sub(r"[\W_]+", "_", unicodedata.normalize("NFC", text).lower()).strip("_") or "target"
+    name = f"{name}_" if is_reserved(name) else name
     if len(name.encode()) <= 120:
         return name
     return f"{name.encode()[:110].decode(errors='ignore').rstrip('_')}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
@@ -67,7 +69,8 @@ def slug(text: str) -> str:
 def read_targets(folder: Path) -> list[Target]:
     """The targets in a folder that `run_targets` wrote, in the order of the parameters.
 
-    Raises FeatspaceError if the table or a photo's PNG is missing, or the table is not one of targets.
+    Raises FeatspaceError if the table or a photo's PNG is missing, if the table is not one of targets, or has an id
+    twice or one that no image can have.
     """
     table = Path(folder) / TABLE
     try:
@@ -83,7 +86,16 @@ def read_targets(folder: Path) -> list[Target]:
     if columns != COLUMNS or not rows or not whole:
         raise FeatspaceError(f"{table}: not a table of targets; write it anew with `featspace targets`")
     targets = [Target(**{column: row[column] for column in COLUMNS}) for row in rows]
+    seen: set[str] = set()
     for target in targets:
+        try:
+            check_name(target.id)
+        except ValueError as error:
+            named = f"the id {one_line(repr(target.id), 80)}, which no image can have ({error})"
+            raise FeatspaceError(f"{table}: a target has {named}; rename it") from error
+        if target.id in seen:
+            raise FeatspaceError(f"{table}: two targets have the id {target.id}; rename one")
+        seen.add(target.id)
         if target.kind == "photo" and not (Path(folder) / f"{target.id}.png").is_file():
             photo = Path(folder) / f"{target.id}.png"
             raise FeatspaceError(f"{photo}: the photo is missing; run `featspace targets` anew")

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from featspace.encoders.adapters import Network
 from featspace.encoders.feature_maps import POOLED
 from featspace.encoders.folding import fold_batch_norms
+from featspace.encoders.preprocessing import other_channels
 from featspace.hub import is_published, resolve
-from featspace.utils.errors import FeatspaceError, UsageError, one_line
+from featspace.utils.devices import weights_sum
+from featspace.utils.errors import FeatspaceError, UsageError, explained, one_line
 
 
 class Encoder(nn.Module):
@@ -31,6 +33,7 @@ class Encoder(nn.Module):
         network: the name it was loaded by, and the layer.
         dim: size of the feature.
         shape: (dim,), or of a layer's map (C, h, w).
+        weights: SHA-256 of all parameters and buffers as they were loaded; None on the meta device.
         input_size: (height, width) in pixels that images are brought to.
         has_text, has_classifier: whether `encode_text` and `classify` can be used.
     """
@@ -44,17 +47,20 @@ class Encoder(nn.Module):
         self._feature, self._logits, self._trunk = network.feature, network.logits, network.trunk
         self._text = network.text if layer is None else None  # a text has no map
         self.requires_grad_(False).eval()
-        if next(self.model.parameters()).device.type != "meta":
+        blank = torch.zeros(2, 3, *self.input_size, device=next(self.model.parameters()).device)
+        self.shape: tuple[int, ...] = self._shape_of_feature(blank[:1])
+        self.weights: str | None = None
+        if blank.device.type != "meta":
+            self.weights = weights_sum(self.model)
             self._hasten()
         self._map = None
-        self.shape: tuple[int, ...] = (network.dim,)
-        if layer is not None or input_size is not None:  # also finds out what the network does not take
-            blank = torch.zeros(2, 3, *self.input_size, device=next(self.model.parameters()).device)
-            if layer is not None:
-                with torch.no_grad(), _no_autocast(blank.device):
-                    self._map = network.maps(self._trunk(self.model), layer, self._inputs(blank))
+        if layer is not None:
+            with torch.no_grad(), _no_autocast(blank.device):
+                self._map = network.maps(self._trunk(self.model), layer, self._inputs(blank))
             self.shape = tuple(self.spatial(blank[:1]).shape[1:])
-            self.shape = self.shape[:1] if layer is None else self.shape
+        elif len(self.shape) != 1:
+            given = f"what it makes of an image is no vector, but of shape {list(self.shape)}"
+            raise FeatspaceError(f"{given}, as it does not pool; name a layer, such as unpooled, to decode that map")
         self.dim = math.prod(self.shape)
 
     @property
@@ -79,6 +85,23 @@ class Encoder(nn.Module):
     def has_classifier(self) -> bool:
         return self._logits is not None
 
+    def _shape_of_feature(self, image: Tensor) -> tuple[int, ...]:
+        """() for a network that makes none. Raises FeatspaceError for that without a layer, or for images not RGB."""
+        try:
+            with torch.no_grad(), _no_autocast(image.device):
+                return tuple(self._feature(self.model, self._inputs(image)).shape[1:])
+        except NotImplementedError as error:  # as of timm's networks that are encoders alone
+            if self.layer is not None:
+                return ()
+            raise FeatspaceError(
+                f"makes no vector of an image ({one_line(error)}); name a layer, such as unpooled"
+            ) from error
+        except RuntimeError as error:
+            convs = [module for module in self._trunk(self.model).modules() if isinstance(module, nn.Conv2d)]
+            if not convs or convs[0].in_channels == 3:
+                raise
+            raise other_channels(convs[0].in_channels) from error
+
     def _hasten(self) -> None:
         """Folds batch normalizations and lays images out as convolutions like it: the same function in less time."""
         like = next(self.model.parameters())
@@ -93,7 +116,7 @@ class Encoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Features (N, dim) in float32 of images (N, 3, H, W) in [0, 1] of any size, differentiable.
 
-        Computed in the precision of the parameters, also under autocast.
+        Computed in the precision of the parameters, also under autocast; images are resized in float32 at least.
         """
         return self.spatial(images).flatten(1)
 
@@ -138,7 +161,8 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def encode_text(self, texts: list[str]) -> Tensor:
-        """Features (N, dim) in float32 of texts, cut at the network's context length.
+        """Features (N, dim) in float32 of texts, cut at the network's context length, which a line on standard
+        error says once a text.
 
         Raises FeatspaceError if the network has no text tower, or its tokenizer is missing.
         """
@@ -150,8 +174,9 @@ class Encoder(nn.Module):
     def _inputs(self, images: Tensor) -> Tensor:
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"images of shape {tuple(images.shape)}, expected (N, 3, H, W)")
-        inputs = self.preprocess(images.to(next(self.model.parameters()).dtype))
-        return inputs.contiguous(memory_format=torch.channels_last)
+        dtype = next(self.model.parameters()).dtype
+        inputs = self.preprocess(images.to(torch.promote_types(dtype, torch.float32)))  # CPUs do not resize in half
+        return inputs.to(dtype).contiguous(memory_format=torch.channels_last)
 
 
 def _no_autocast(device: torch.device) -> AbstractContextManager:
@@ -179,7 +204,8 @@ def load_encoder(
         input_size: pixels a side that a whole, square image is brought to, in place of what the metadata say.
 
     Raises UsageError for an unknown network or layer, and FeatspaceError if weights are missing, altered, pickled, do
-    not fit or cannot be fetched.
+    not fit or cannot be fetched, and for a network of other images than RGB, or, without `layer`, one that does not
+    pool.
     """
     layer = None if layer == POOLED else layer
     if not is_published(network, root):
@@ -192,16 +218,13 @@ def load_encoder(
 
 
 def _encoder(name: str, network: Network, layer: str | None, input_size: int | None) -> Encoder:
-    try:
-        return Encoder(name, network, layer, input_size)
-    except UsageError as error:
-        raise UsageError(f"{name}: {error}") from error
-    except FeatspaceError as error:
-        raise FeatspaceError(f"{name}: {error}") from error
-    except (RuntimeError, AssertionError) as error:
-        if input_size is None:
-            raise
-        raise UsageError(f"{name}: does not take images of {input_size} pixels ({one_line(error)})") from error
+    with explained(name):
+        try:
+            return Encoder(name, network, layer, input_size)
+        except (RuntimeError, AssertionError) as error:
+            if input_size is None:
+                raise
+            raise UsageError(f"does not take images of {input_size} pixels ({one_line(error)})") from error
 
 
 def _load_folder(folder: Path, weights: bool) -> Network:

@@ -30,7 +30,7 @@ class Preprocess(nn.Module):
         fill: color of the border where the scaled image is smaller than `crop`, three channels in [0, 1].
         margin: what rounds the crop's top and left margin, `round` (torchvision) or `floor` (transformers).
 
-    Raises FeatspaceError for another interpolation or fit.
+    Raises FeatspaceError for another interpolation, fit or number of channels, and a std that is not above 0.
     """
 
     mean: Tensor
@@ -55,6 +55,10 @@ class Preprocess(nn.Module):
             raise FeatspaceError(f"cannot preprocess by {fit} resize, only shortest, longest, squash")
         self.resize, self.crop, self.fit = resize, crop, fit
         self.interpolation, self.margin = interpolation, margin
+        if sizes := {len(mean), len(std)} - {3}:
+            raise other_channels(min(sizes))
+        if not all(value > 0 for value in std):
+            raise FeatspaceError(f"its std is {list(std)}: images are divided by it, so it must be greater than 0")
         for name, value in (("mean", mean), ("std", std), ("fill", fill)):
             self.register_buffer(name, torch.tensor(list(value)).reshape(1, 3, 1, 1), persistent=False)
 
@@ -102,6 +106,12 @@ class Preprocess(nn.Module):
         top = self.margin((images.shape[-2] - self.crop[0]) / 2)
         left = self.margin((images.shape[-1] - self.crop[1]) / 2)
         return images[..., top : top + self.crop[0], left : left + self.crop[1]]
+
+
+def other_channels(count: int) -> FeatspaceError:
+    """Of a network that takes images of `count` channels."""
+    many = "1 channel" if count == 1 else f"{count} channels"
+    return FeatspaceError(f"takes images of {many}, not of 3; name a network of RGB images")
 
 
 def from_timm(config: dict[str, Any]) -> Preprocess:

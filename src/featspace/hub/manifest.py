@@ -1,6 +1,6 @@
 """Weights in folders are verified against a SHA-256 manifest before they are read, and never unpickled.
 
-A manifest is a file `SHA256SUMS` in the format of `sha256sum -c`, with paths relative to its folder.
+A manifest is a file `SHA256SUMS` in the format of GNU's `sha256sum -c`, with paths relative to its folder.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
+from featspace.utils.checksums import parse_checksum
 from featspace.utils.errors import FeatspaceError, UsageError, suggest
 from featspace.utils.files import sha256
 
@@ -29,7 +30,7 @@ def verify_manifest(folder: Path) -> dict[Path, str]:
     problems = [line for path, digest in listed.items() if (line := _problem(folder, path, digest))]
     problems += _unlisted(folder, listed)
     if problems:
-        raise FeatspaceError("\n".join(problems))
+        raise FeatspaceError(*problems)
     return listed
 
 
@@ -49,7 +50,7 @@ def check_folder(folder: Path) -> None:
         raise UsageError(f"{folder}: no such folder of weights{suggest(folder.name, beside)}; check its path")
     problems += _unlisted(folder, listed) if listed else _pickles(folder)
     if problems:
-        raise FeatspaceError("\n".join(problems))
+        raise FeatspaceError(*problems)
 
 
 def listed_files(folders: Iterable[Path]) -> dict[Path, str]:
@@ -85,18 +86,18 @@ def _listed_below(folder: Path) -> tuple[dict[Path, str], Path]:
 
 def _read_manifest(manifest: Path) -> dict[Path, str]:
     try:
-        lines = manifest.read_text(encoding="utf-8").splitlines()
+        content = manifest.read_bytes()
     except FileNotFoundError as error:
         raise FeatspaceError(f"{manifest}: the manifest is missing; {restore(manifest)}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise FeatspaceError(f"{manifest}: cannot be read as text; {restore(manifest)}") from error
+    except OSError as error:
+        raise FeatspaceError(f"{manifest}: cannot be read ({error.strerror}); {restore(manifest)}") from error
     listed = {}
-    for number, line in enumerate(lines, start=1):
-        digest, _, name = line.partition(" ")
-        name = name[1:]  # after the digest: a space, then a space (text) or an asterisk (binary)
-        if len(digest) != 64 or not set(digest) <= set("0123456789abcdef") or not name:
-            raise FeatspaceError(f"{manifest}: line {number} is no SHA-256 and path; {restore(manifest)}")
-        listed[manifest.parent / name] = digest
+    for number, line in enumerate(content.splitlines(), start=1):
+        try:
+            path, digest = parse_checksum(os.fsdecode(line))
+        except ValueError as error:
+            raise FeatspaceError(f"{manifest}: line {number} is no SHA-256 and path; {restore(manifest)}") from error
+        listed[manifest.parent / path] = digest
     return listed
 
 

@@ -16,8 +16,9 @@ from timm.models import save_for_hf
 
 from featspace.hub.lock import LOCK, PACKAGE, File, Pin
 from featspace.hub.manifest import MANIFEST, verify_manifest
+from featspace.utils.checksums import write_checksums
 from featspace.utils.errors import FeatspaceError, UsageError, explained, one_line, suggest
-from featspace.utils.files import atomic_dir, sha256, user_cache, write_checksums
+from featspace.utils.files import atomic_dir, sha256, user_cache
 
 
 class Published(NamedTuple):

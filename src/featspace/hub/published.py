@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from types import ModuleType
 
-from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -26,7 +26,8 @@ from featspace.hub.lock import LOCK, PACKAGE, File, Pin, read_lock, repository_c
 from featspace.hub.manifest import PICKLES
 from featspace.hub.sources import Source, source_of
 from featspace.utils.errors import FeatspaceError, one_line
-from featspace.utils.files import sha256
+from featspace.utils.files import is_full, no_space, sha256
+from featspace.utils.locks import alone
 
 
 def obtain(network: str, root: Path = Path()) -> Path:
@@ -118,22 +119,30 @@ def _download(network: str, pin: Pin, name: str) -> None:
             raise FeatspaceError(f"{network}: {url} has no ETag, which the cache names files by; check HF_ENDPOINT")
         headers |= build_hf_headers()
         path = repository_cache(pin.repository) / "blobs" / published.etag
-    if not path.is_file():
-        # The hub's own download begins anew after an interruption, and torch.hub's too.
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.incomplete")
-        with partial.open("ab") as stream:
-            if (start := stream.tell()) > file.bytes:  # of something else
-                start = stream.truncate(0)
-            size = file.bytes or None
-            http_get(url, stream, resume_size=start, headers=headers, expected_size=size, displayed_filename=name)
-        if not (digest := sha256(partial)).startswith(file.sha256):
-            partial.unlink()
-            differs = f"its SHA-256 begins with {digest[:8]}, the pinned one with {file.sha256[:8]}"
-            raise FeatspaceError(f"{network}: {url} is not what is pinned ({differs}); it was not kept")
-        partial.replace(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with alone(path, wait=True):  # of two processes the second finds what the first has got
+        if not path.is_file():
+            _append(network, url, path, file, headers, name)
     if pin.revision is not None:
         hf_hub_download(pin.repository, name, revision=pin.revision)  # links the snapshot's name to it
+
+
+def _append(network: str, url: str, path: Path, file: File, headers: dict[str, str], name: str) -> None:
+    """Downloads to `path` what it lacks: the hub's own download begins anew after an interruption, and torch.hub's too.
+
+    Raises FeatspaceError for other bytes than pinned.
+    """
+    partial = path.with_name(f"{path.name}.incomplete")
+    with partial.open("ab") as stream:
+        if (start := stream.tell()) > file.bytes:  # of something else
+            start = stream.truncate(0)
+        size = file.bytes or None
+        http_get(url, stream, resume_size=start, headers=headers, expected_size=size, displayed_filename=name)
+    if not (digest := sha256(partial)).startswith(file.sha256):
+        partial.unlink()
+        differs = f"its SHA-256 begins with {digest[:8]}, the pinned one with {file.sha256[:8]}"
+        raise FeatspaceError(f"{network}: {url} is not what is pinned ({differs}); it was not kept")
+    partial.replace(path)
 
 
 def _cached(source: Source) -> Pin | None:
@@ -202,6 +211,8 @@ def _explained(network: str, repository: str, revision: str | None, license: str
         todo = "unset HF_HUB_OFFLINE, or name a local folder"
         raise FeatspaceError(f"{network}: not in the local cache, and HF_HUB_OFFLINE is set; {todo}") from error
     except (OSError, HTTPError, ValueError) as error:  # of the connection, of the disk, a malformed name
+        if is_full(error):
+            raise no_space(Path(getattr(error, "filename", None) or constants.HF_HUB_CACHE)) from error
         status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
         if isinstance(error, RepositoryNotFoundError) or status in (401, 403):  # the hub does not tell them apart
             todo = f"check the name; if it is private, accept its licence at {license} and `hf auth login`"

@@ -46,11 +46,19 @@ class Schedule:
         """`steps` timesteps spread evenly over the training schedule `alphas_cumprod` (T,); its ends are included.
 
         The defaults are the paper's: all of 1000 steps, 8 evaluations each but 1000 at each of the first five
-        (early-step emphasis), 12,960 in all. Raises UsageError for more steps than T or fewer than 2.
+        (early-step emphasis), 12,960 in all. Raises UsageError for more steps than T or fewer than 2, and
+        for settings below their least.
         """
         most = len(alphas_cumprod)
         if not 2 <= steps <= most:
             raise UsageError(f"steps is {steps}: it must be between 2 and the prior's {most} training steps")
+        for name, value, least in (
+            ("recurrences", recurrences, 1),
+            ("emphasis_recurrences", emphasis_recurrences, 1),
+            ("emphasis_steps", emphasis_steps, 0),
+        ):
+            if value < least:
+                raise UsageError(f"{name} is {value}: it must be at least {least}")
         timesteps = torch.linspace(most - 1, 0, steps, dtype=torch.float64).round().long()
         kept = alphas_cumprod.double()[timesteps]
         following = torch.cat([kept[1:], torch.ones(1, dtype=torch.float64)])
@@ -80,6 +88,8 @@ def paper(
     """`sample_with_recurrence` on the schedule of these settings (`Schedule.spaced`), by default the published one."""
     if not 0 <= weight < float("inf"):
         raise UsageError(f"weight is {weight}: it must be a number and at least 0")
+    if clip_std is not None and not clip_std > 0:
+        raise UsageError(f"clip_std is {clip_std}: it must be greater than 0, or None")
     schedule = Schedule.spaced(problem.alphas_cumprod, steps, recurrences, emphasis_steps, emphasis_recurrences)
     return sample_with_recurrence(problem, schedule, weight, clip_std, callback)
 

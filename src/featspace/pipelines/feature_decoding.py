@@ -19,7 +19,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from featspace.methods import METHODS, evaluations_of
 from featspace.methods.problem import Decoded, Evaluation, Method
 from featspace.methods.saved import as_saved
-from featspace.pipelines.inputs import check_output_type, generator_of_each, to_output
+from featspace.pipelines.inputs import check_output_type, check_setting, generator_of_each, to_output
 from featspace.pipelines.problem import problem_of
 from featspace.priors.prior import Prior
 from featspace.utils.errors import FeatspaceError, UsageError, suggest
@@ -109,6 +109,8 @@ class FeatureDecodingPipeline(DiffusionPipeline):
         shape or without a gradient.
         """
         check_output_type(output_type)
+        if not callable(encoder):
+            raise UsageError(f"encoder is {encoder!r}: it must be a function of images, as load_encoder gives")
         prior, device = self.prior(prompt), self._execution_device
         features = self.features(targets, encoder)
         generators = generator_of_each(generator, len(features))
@@ -126,7 +128,11 @@ class FeatureDecodingPipeline(DiffusionPipeline):
             seen["latents"] = step.next_latents
             seen["estimates"] = None if step.images is None else as_saved(step.images)
             returned = callback_on_step_end(self, step.index, step.timestep, seen)
-            return (returned or {}).get("latents")
+            latents = (returned or {}).get("latents")
+            if latents is not None and latents.shape != step.latents.shape:
+                shapes = f"{list(latents.shape)}, not {list(step.latents.shape)}"
+                raise UsageError(f"the callback returned latents of shape {shapes}: return as many")
+            return latents
 
         with self.progress_bar(total=evaluations_of(decode, prior.alphas_cumprod, settings)) as bar:
             decoded = decode(problem, callback=observe, **settings)
@@ -148,11 +154,13 @@ class FeatureDecodingPipeline(DiffusionPipeline):
             side = self.prior().image_size
             batch = torch.stack([to_tensor(square(image.convert("RGB"), side)) for image in images])
             targets = encoder(batch.to(self._execution_device))
-        if targets.ndim != 2:
+        if targets.ndim != 2 or not targets.numel():
             shape = list(targets.shape)
             raise UsageError(
                 f"features of shape {shape}: it must be (N, D), a row an image; for one take features[None]"
             )
+        if not targets.is_floating_point():
+            raise UsageError(f"features of {targets.dtype}: they must be floats; take features.float()")
         if not torch.isfinite(targets).all():
             raise FeatspaceError("the target feature holds NaN or infinity: extract it anew")
         return targets
@@ -164,12 +172,17 @@ class FeatureDecodingPipeline(DiffusionPipeline):
             if method not in METHODS:
                 raise UsageError(f"no method {method!r}{suggest(method, METHODS)}; there are: {', '.join(METHODS)}")
             method = METHODS[method]
-        known = inspect.signature(method).parameters.keys() - {"problem", "callback"}
+        if not callable(method):
+            raise UsageError(f"method is {method!r}: it must be a name or a function; there are: {', '.join(METHODS)}")
+        parameters = inspect.signature(method).parameters
+        known = parameters.keys() - {"problem", "callback"}
         if steps is not None:
             settings = settings | {"evaluations" if "evaluations" in known else "steps": steps}
         if unknown := sorted(settings.keys() - known):
             there = f"it takes {', '.join(sorted(known))}"
             raise UsageError(f"{unknown[0]} is no setting of this method{suggest(unknown[0], known)}; {there}")
+        for name, value in settings.items():
+            check_setting(name, value, parameters[name].default)
         return method, settings
 
 
@@ -178,6 +191,8 @@ def _checked(encoder: Callable[[Tensor], Tensor], width: int) -> Callable[[Tenso
 
     def encode(images: Tensor) -> Tensor:
         found = encoder(images)
+        if not isinstance(found, Tensor):
+            raise FeatspaceError(f"the encoder gives a {type(found).__name__}, not a tensor (N, D); take that of it")
         if found.shape != (len(images), width):
             given = f"{list(found.shape)} for {len(images)} images, but the targets have {width} numbers each"
             raise FeatspaceError(f"the encoder's features are of shape {given}; decode features of this encoder")

@@ -24,8 +24,8 @@ class Prior:
         """`prompt` is the text encoder's last hidden state of the prompt, (1, L, D); `scheduler` any of diffusers' that
         has betas.
 
-        Raises FeatspaceError for a prior of another kind: of flows, of other inputs than latents and a text, or whose
-        schedule ends in noise alone.
+        Raises FeatspaceError for a prior of another kind: of flows, of other inputs than latents and a text, of
+        images that are not square, or whose schedule ends in noise alone.
         """
         self.unet, self.vae, self.prompt = unet, vae, prompt
         self.prediction_type = scheduler.config.get("prediction_type")
@@ -47,6 +47,10 @@ class Prior:
         for option in ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type"):
             if (kind := self.unet.config.get(option)) is not None:
                 raise FeatspaceError(f"its UNet takes more than a text ({option} is {kind!r}), as SDXL's; name another")
+        if not isinstance(side := self.unet.config.sample_size, int):
+            raise FeatspaceError(f"its UNet's sample_size is {side}: it must be one number, as images are square")
+        if not (scale := self.vae.config.scaling_factor) > 0:
+            raise FeatspaceError(f"its VAE's scaling_factor is {scale}: it must be greater than 0; get it again")
         wide, width = self.unet.config.cross_attention_dim, self.prompt.shape[-1]
         if isinstance(wide, int) and wide != width:
             raise FeatspaceError(f"its text encoder gives {width} numbers a token, but its UNet takes {wide}")

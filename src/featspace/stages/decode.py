@@ -30,7 +30,7 @@ from featspace.utils.errors import UsageError, suggest
 from featspace.utils.images import read_image, save_png
 from featspace.utils.resuming import Unfinished, resumable_dir
 from featspace.utils.seeds import seed_of
-from featspace.utils.tables import write_table
+from featspace.utils.tables import write_parquet, write_table
 
 Job = tuple[str, int]
 """A target's id and a sample's index."""
@@ -71,7 +71,7 @@ def run_decode(
         table, trace = work.collect([_stem(job) for job in jobs])
         table = _measured(table, decoder.features, decoder.encoder, work.folder)
         write_table(table, work.folder / "decoded.csv")
-        trace.to_parquet(work.folder / "trace.parquet", index=False)
+        write_parquet(trace, work.folder / "trace.parquet")
         return table
 
 
@@ -91,7 +91,7 @@ class _Decoder:
     features: dict[str, torch.Tensor]
 
     def identity(self) -> dict[str, Any]:
-        """All that the images depend on, in JSON values."""
+        """All that the images depend on, in JSON values; on the batch, which follows the memory, by rounding alone."""
         networks = self.pipeline.unet, self.pipeline.vae, self.pipeline.text_encoder, self.encoder.model
         tiny = [] if self.tiny_vae is None else [self.tiny_vae]
         return {

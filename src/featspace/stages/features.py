@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import save
 
+from featspace.data.features import write_features
 from featspace.data.targets import read_targets
 from featspace.utils.errors import FeatspaceError
-from featspace.utils.files import atomic_file
 from featspace.utils.images import read_image, to_tensor
 
 if TYPE_CHECKING:
@@ -22,8 +21,8 @@ def run_features(encoder: Encoder, targets: Path, out: Path) -> None:
     """Writes the encoder's raw features of a folder of targets: one tensor (dim,), of a layer's map (C, h, w),
     float32, a target id.
 
-    Captions are left out if the encoder has no text tower. The file's metadata names the encoder. Raises
-    FeatspaceError if a photo cannot be read or a feature is not finite.
+    Captions are left out if the encoder has no text tower. The file's metadata name the encoder and the sum of its
+    weights. Raises FeatspaceError if a photo cannot be read or a feature is not finite.
     """
     device = next(encoder.parameters()).device
     features: dict[str, torch.Tensor] = {}
@@ -39,5 +38,4 @@ def run_features(encoder: Encoder, targets: Path, out: Path) -> None:
     for name, feature in features.items():
         if not torch.isfinite(feature).all():
             raise FeatspaceError(f"{encoder.network}: its feature of {name} is not finite; check its weights")
-    with atomic_file(out) as partial:  # one metadata entry only: safetensors writes several in random order
-        partial.write_bytes(save(features, metadata={"encoder": encoder.network}))
+    write_features(features, encoder, out)

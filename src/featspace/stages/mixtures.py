@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from featspace.config.experiments import MixtureParams
-from featspace.data.features import feature_and_class, feature_and_classes, read_features
+from featspace.data.features import feature_and_class, feature_and_classes, read_features, write_features
 from featspace.data.references import read_references
 from featspace.metrics.similarity import cosine_similarity
 from featspace.stages.similarity import targets_with_features
 from featspace.utils.errors import FeatspaceError, UsageError
-from featspace.utils.files import atomic_file
 from featspace.utils.images import read_image
 from featspace.utils.tables import DECODED, MIXED, MIXTURES, read_table, write_table
 
@@ -96,8 +94,7 @@ def run_mix(
         raise UsageError("mixtures: neither between nor classes names anything; name some, or leave the encoder out")
     tensors = {mixture.id: mixture.feature.reshape(encoder.shape).contiguous() for mixture in found}
     write_table(pd.DataFrame(found).drop(columns="feature"), out.with_suffix(".csv"))
-    with atomic_file(out) as partial:
-        partial.write_bytes(save(tensors, metadata={"encoder": encoder.network}))
+    write_features(tensors, encoder, out)
 
 
 def run_mixtures(

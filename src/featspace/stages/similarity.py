@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from featspace.data.features import feature_and_class, read_features
+from featspace.data.features import check_origin, feature_and_class, read_features
 from featspace.data.references import read_references
 from featspace.data.targets import Target, read_targets
 from featspace.metrics.similarity import cosine_similarity, squared_distance
@@ -71,9 +71,7 @@ def targets_with_features(encoder: Encoder, targets: Path, features_file: Path) 
     Raises FeatspaceError if the features are another encoder's, or of other targets.
     """
     features, metadata = read_features(features_file, encoder.shape)
-    source = metadata.get("encoder", encoder.network)
-    if source != encoder.network:
-        raise FeatspaceError(f"{features_file}: features of {source}, not of {encoder.network}; name its own")
+    check_origin(features_file, metadata, encoder)
     known = read_targets(targets)
     if strangers := sorted(set(features) - {target.id for target in known}):
         raise FeatspaceError(f"{features_file}: '{strangers[0]}' is no target of {targets}; write it again")

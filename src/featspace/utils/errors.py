@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 
 class FeatspaceError(Exception):
-    """A failure at run time (a bad file, missing weights, no space); the command exits with status 1."""
+    """A failure at run time (a bad file, missing weights, no space); the command exits with status 1.
+
+    Its arguments are its lines, one but for a list of files. What would break a line, such as a file name that has a
+    line break, is shown as in Python (`escaped`).
+    """
 
     exit_status = 1
+
+    def __str__(self) -> str:
+        return "\n".join(escaped(line) for line in self.args)
 
 
 class UsageError(FeatspaceError):
@@ -26,6 +34,14 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
+def escaped(text: object) -> str:
+    """A text with its line breaks and other control characters as Python writes them in a string."""
+    return "".join(
+        char.encode("unicode_escape").decode() if unicodedata.category(char) in ("Cc", "Zl", "Zp") else char
+        for char in str(text)
+    )
+
+
 def one_line(error: Exception | str, limit: int = 200) -> str:
     """An error's message (its class if it has none), or a text, without line breaks, cut at `limit` characters."""
     text = " ".join(str(error).split()) or type(error).__name__
@@ -34,10 +50,15 @@ def one_line(error: Exception | str, limit: int = 200) -> str:
 
 @contextmanager
 def explained(source: str | Path) -> Iterator[None]:
-    """Turns a library's failure to load `source` into a FeatspaceError of one line."""
+    """Turns a library's failure to load `source` into a FeatspaceError of one line; one that is such a line already is
+    made to begin with `source`."""
     try:
         yield
-    except FeatspaceError:
+    except FeatspaceError as error:
+        if str(error.args[0]).startswith(str(source)):
+            raise
+        raise type(error)(f"{source}: {error.args[0]}", *error.args[1:]) from error
+    except MemoryError:
         raise
     except OSError as error:
         raise FeatspaceError(f"{source}: cannot be read ({one_line(error)}); get it again") from error

@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -62,9 +62,9 @@ def _renamed(path: Path) -> Iterator[Path]:
         yield partial
         partial.replace(path)
     except Exception as error:
-        if not _is_full(error):
+        if not is_full(error):
             raise
-        raise FeatspaceError(f"no space left on the disk of {path}: free some and run this again") from error
+        raise no_space(path) from error
     finally:  # after a success nothing is left to remove
         if partial.is_dir():
             shutil.rmtree(partial)
@@ -77,7 +77,7 @@ def _writable(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        if _is_full(error):
+        if is_full(error):
             raise
         reason = error.strerror or str(error)
         raise FeatspaceError(f"{path}: cannot create the folder {path.parent} ({reason.lower()})") from error
@@ -85,7 +85,12 @@ def _writable(path: Path) -> None:
         raise FeatspaceError(f"{path}: no permission to write in {path.parent.resolve()}; name another place")
 
 
-def _is_full(error: Exception) -> bool:
+def no_space(path: Path) -> FeatspaceError:
+    return FeatspaceError(f"no space left on the disk of {path}: free some, and run the same command again")
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a failure to write is for want of space on the disk, or of what the user may have of it."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     return f"(os error {errno.ENOSPC})" in str(error)  # how safetensors, which is written in Rust, reports it
@@ -112,24 +117,3 @@ def sha256(path: Path) -> str:
 def _sha256(path: str, *changes: int) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_checksums(paths: Iterable[Path], out: Path) -> None:
-    """Writes the SHA-256 of files, and of all files in folders, in the format of `sha256sum -c`, sorted by path.
-
-    Paths in the list are relative to its folder; the list itself is left out. Raises FeatspaceError if one of
-    `paths` does not exist.
-    """
-    files = []
-    for path in map(Path, paths):
-        if not path.exists():
-            raise FeatspaceError(f"{path}: no such file or folder; run the stage that writes it")
-        files += [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    names = {Path(os.path.relpath(file, out.parent)).as_posix(): file for file in files}
-    lines = [
-        f"{sha256(file)}  {name}\n"
-        for name, file in sorted(names.items())
-        if file.resolve() != out.resolve() and not file.name.startswith(".")
-    ]
-    with atomic_file(out) as partial:
-        partial.write_text("".join(lines), encoding="utf-8")

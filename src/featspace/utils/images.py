@@ -52,14 +52,9 @@ def read_image(path: Path) -> Image.Image:
         raise FeatspaceError(f"{path}: too many pixels; scale the image down first") from error
     except _Unsupported as error:
         raise FeatspaceError(f"{path}: {error}; save it with 8 or 16 bits a channel") from error
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        RuntimeError,
-        struct.error,
-    ) as error:  # as Pillow's decoders raise
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise any class for a damaged file
         raise FeatspaceError(f"{path}: the image is damaged or cut short ({error}); get it again") from error
     if min(upright.size) < MIN_SIDE:
         width, height = upright.size

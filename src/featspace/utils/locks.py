@@ -12,14 +12,14 @@ from featspace.utils.errors import UsageError
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
+def alone(path: Path, wait: bool = False) -> Iterator[None]:
     """Holds the lock of what is made at `path`; it ends with the process, however that ends.
 
-    Raises UsageError at once if another process holds it.
+    If another process holds it, waits for that to end, or without `wait` raises UsageError at once.
     """
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=-1 if wait else 0)
     except Timeout:
         raise UsageError(f"{path}: another run is making it; wait for it to end, or name another path") from None
     try:

@@ -12,9 +12,10 @@ from typing import Any
 
 import pandas as pd
 
-from featspace.utils.errors import UsageError
-from featspace.utils.files import atomic_dir, atomic_file
+from featspace.utils.errors import UsageError, escaped
+from featspace.utils.files import atomic_dir, atomic_file, is_full, no_space
 from featspace.utils.locks import alone
+from featspace.utils.tables import read_parquet, write_parquet
 
 RECORDS, SETTINGS = "records", "settings.json"
 
@@ -30,14 +31,14 @@ class Unfinished:
 
     def finish(self, name: str, row: dict[str, Any], trace: pd.DataFrame) -> None:
         """Records that the images `<name>*.png` are in the folder: their table row and their trace."""
-        trace.to_parquet(self.records / f"{name}.parquet", index=False)
+        write_parquet(trace, self.records / f"{name}.parquet")
         with atomic_file(self.records / f"{name}.json") as partial:  # last, as it is what marks them finished
             partial.write_text(json.dumps(row), encoding="utf-8")
 
     def collect(self, names: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Rows and traces of all `names`, in their order."""
         rows = [json.loads((self.records / f"{name}.json").read_text(encoding="utf-8")) for name in names]
-        traces = [pd.read_parquet(self.records / f"{name}.parquet") for name in names]
+        traces = [read_parquet(self.records / f"{name}.parquet") for name in names]
         return pd.DataFrame(rows), pd.concat(traces)
 
     @property
@@ -55,7 +56,8 @@ def resumable_dir(out: Path, settings: dict[str, Any]) -> Iterator[Unfinished]:
 
     A folder `<out>.unfinished` left by a run of the same `settings` (JSON values) is taken up again; one without a
     finished image is removed. Where a run is cut off, a line on standard error says what is kept. Raises UsageError if
-    the folder is of other settings or another process is making `out`, and whatever `atomic_dir` raises for `out`.
+    the folder is of other settings or another process is making `out`, FeatspaceError if the disk is full, and whatever
+    `atomic_dir` raises for `out`.
     """
     out = Path(out)
     with atomic_dir(out):
@@ -85,10 +87,12 @@ def _resumed(out: Path, settings: dict[str, Any]) -> Iterator[Unfinished]:
         yield work
         folder.replace(out)
         shutil.rmtree(out / RECORDS)  # only now, so that no failure loses what is finished
-    except BaseException:
+    except BaseException as error:
         if folder.is_dir() and not work.count:
             shutil.rmtree(folder)
         elif folder.is_dir():
-            kept = f"{folder}: {work.count} finished images are kept; the same command goes on from them"
+            kept = f"{escaped(folder)}: {work.count} finished images are kept; the same command goes on from them"
             print(kept, file=sys.stderr)
+        if is_full(error):
+            raise no_space(folder) from error
         raise

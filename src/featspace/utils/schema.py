@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
+
+from featspace.utils.names import check_name
 
 # Part of file names, in which `-` separates a target from its sample.
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$")]
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$"), AfterValidator(check_name)]
 Text = Annotated[str, StringConstraints(min_length=1)]
 
 

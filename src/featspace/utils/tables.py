@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -182,6 +183,15 @@ def write_json(tree: Mapping, out: Path) -> None:
     text = json.dumps(rounded(tree), indent=2, sort_keys=True, allow_nan=False)
     with atomic_file(out) as path:
         path.write_text(text + "\n", encoding="utf-8")
+
+
+def write_parquet(table: pd.DataFrame, path: Path) -> None:
+    """Writes a table without its index. Its library opens only files whose path is UTF-8, hence the bytes."""
+    path.write_bytes(table.to_parquet(index=False))
+
+
+def read_parquet(path: Path) -> pd.DataFrame:
+    return pd.read_parquet(io.BytesIO(path.read_bytes()))
 
 
 EVALUATED = {"id": str, "class": str, "map_cosine": float, "pooled_cosine": float}

@@ -8,12 +8,16 @@ torchvision has, and that by weights_only.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from featspace.encoders.preprocessing import Preprocess
+from featspace.utils.errors import one_line
 
 
 class Tokens(NamedTuple):
@@ -35,12 +39,19 @@ class Layers(NamedTuple):
     channels_last: bool | None = None  # of maps with four axes; None: not said
 
 
+@cache
+def warn_of_cut(text: str, tokens: int, length: int) -> None:
+    """A line on standard error, once a text, if a network reads no more than the first `length` of its tokens."""
+    if tokens > length:
+        shown = one_line(text, 60)
+        tqdm.write(f"caption cut: the network reads {length} of the {tokens} tokens of {shown!r}", file=sys.stderr)
+
+
 class Network(NamedTuple):
     """A loaded network. Its functions are given the model, so that they work on a copy of it as well."""
 
     model: nn.Module
     preprocess: Preprocess
-    dim: int
     feature: Callable[[Any, Tensor], Tensor]  # model, input (N, 3, h, w) -> (N, dim)
     # trunk, a layer's name, inputs (N > 1, 3, h, w) -> function of trunk and inputs of that size, which gives the map
     maps: Callable[[Any, str, Tensor], Callable[[Any, Tensor], Tensor]]

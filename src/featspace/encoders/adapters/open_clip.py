@@ -14,7 +14,7 @@ import open_clip
 import torch
 from torch import Tensor
 
-from featspace.encoders.adapters import Layers, Network, Tokens
+from featspace.encoders.adapters import Layers, Network, Tokens, warn_of_cut
 from featspace.encoders.adapters import timm as timm_networks
 from featspace.encoders.feature_maps import UNPOOLED, FeatureMap, at_layer
 from featspace.encoders.preprocessing import from_open_clip
@@ -50,7 +50,6 @@ def _network(source: str | Path, name: str, weights: bool, **options: Any) -> Ne
     options |= {"load_weights": weights, "require_pretrained": weights, "device": torch.get_default_device()}
     with explained(source), _quiet(not weights):
         model = open_clip.create_model(name, **options)
-        dim = open_clip.get_model_config(name)["embed_dim"]
         preprocess = from_open_clip(model.visual.preprocess_cfg)
 
     @cache
@@ -59,11 +58,13 @@ def _network(source: str | Path, name: str, weights: bool, **options: Any) -> Ne
             return open_clip.get_tokenizer(name)
 
     def text(model: Any, texts: list[str]) -> Tensor:
+        for each in texts:
+            warn_of_cut(each, _tokens(tokenizer(), each), tokenizer().context_length)
         return model.encode_text(tokenizer()(texts).to(next(model.parameters()).device))
 
     inner = isinstance(model.visual, open_clip.timm_model.TimmModel)
     trunk, maps = ("visual.trunk", timm_networks.maps) if inner else ("visual", _maps)
-    return Network(model, preprocess, dim, _feature, maps, text=text, trunk=attrgetter(trunk))
+    return Network(model, preprocess, _feature, maps, text=text, trunk=attrgetter(trunk))
 
 
 @contextmanager
@@ -78,6 +79,13 @@ def _quiet(random: bool) -> Iterator[None]:
         yield
     finally:
         logging.getLogger().removeFilter(keep)
+
+
+def _tokens(tokenizer: Any, text: str) -> int:
+    """How many tokens a text has, start and end included."""
+    if isinstance(tokenizer, open_clip.tokenizer.SimpleTokenizer):
+        return len(tokenizer.encode(text)) + 2
+    return len(tokenizer.tokenizer(tokenizer.clean_fn(text)).input_ids)  # of Hugging Face
 
 
 def _feature(model: Any, inputs: Tensor) -> Tensor:

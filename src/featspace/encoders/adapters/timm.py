@@ -14,7 +14,7 @@ from featspace.encoders.adapters import Layers, Network, Tokens
 from featspace.encoders.feature_maps import UNPOOLED, FeatureMap, at_layer
 from featspace.encoders.preprocessing import from_timm
 from featspace.hub.sources import check_timm
-from featspace.utils.errors import explained
+from featspace.utils.errors import FeatspaceError, explained
 
 WEIGHTS = "model.safetensors"
 
@@ -32,13 +32,18 @@ def load_folder(folder: Path, config: dict[str, Any], weights: bool = True) -> N
     """A folder with config.json (`config`) and model.safetensors, as timm.models.save_for_hf writes it."""
     check_timm(folder / "config.json", config["architecture"])
     with explained(folder):
-        return _network(timm.create_model(f"local-dir:{folder}", pretrained=weights))
+        model: Any = timm.create_model(f"local-dir:{folder}", pretrained=weights)
+        trained = (model.pretrained_cfg or {}).get("num_classes", model.num_classes)
+        if model.num_classes not in (0, trained):  # timm would go on with a random classifier
+            said = f"config.json says {trained} classes, but of the network {model.num_classes}"
+            raise FeatspaceError(f"{folder}: {said}; correct num_classes")
+        return _network(model)
 
 
 def _network(model: Any) -> Network:
     preprocess = from_timm(resolve_model_data_config(model))
     logits = nn.Module.__call__ if model.num_classes > 0 else None
-    return Network(model, preprocess, model.head_hidden_size, _feature, maps, logits)
+    return Network(model, preprocess, _feature, maps, logits)
 
 
 def _feature(model: Any, inputs: Tensor) -> Tensor:

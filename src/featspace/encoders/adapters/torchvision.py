@@ -53,7 +53,7 @@ def split(model: nn.Module, transforms: Any) -> Network:
     model.set_submodule(linear[-1], nn.Identity())
     parts = nn.ModuleDict({"trunk": model, "head": head})
     preprocess = from_torchvision(transforms)
-    return Network(parts, preprocess, head.in_features, _feature, _maps, _logits, trunk=itemgetter("trunk"))
+    return Network(parts, preprocess, _feature, _maps, _logits, trunk=itemgetter("trunk"))
 
 
 def _feature(parts: Any, inputs: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
-from featspace.encoders.adapters import Layers, Network, Tokens
+from featspace.encoders.adapters import Layers, Network, Tokens, warn_of_cut
 from featspace.encoders.feature_maps import UNPOOLED, FeatureMap, at_layer
 from featspace.encoders.preprocessing import from_transformers
 from featspace.utils.errors import FeatspaceError, UsageError, explained
@@ -49,20 +49,23 @@ def _network(source: str, folder: Path) -> Network:
     if report["missing_keys"]:  # transformers would go on with random numbers in their place
         first = min(report["missing_keys"])
         raise FeatspaceError(f"{source}: its weights lack {first}; get them again")
-    preprocess = from_transformers(read(AutoImageProcessor))
+    processor = read(AutoImageProcessor)
+    with explained(source):
+        preprocess = from_transformers(processor)
     maps = partial(_maps, prefix=kind not in WITHOUT_CLASS_TOKEN)
     if kind not in WITH_TEXT:
-        return Network(model, preprocess, config.hidden_size, _class_token, maps)
-    dim = config.projection_dim if kind == "clip" else config.vision_config.hidden_size
+        return Network(model, preprocess, _class_token, maps)
     tokenizer = cache(partial(read, AutoTokenizer))
 
     def text(model: Any, texts: list[str]) -> Tensor:
         # Full length without a mask, as SigLIP was trained; CLIP looks at nothing after a text's end.
         length = model.config.text_config.max_position_embeddings
+        for each in texts:
+            warn_of_cut(each, len(tokenizer()(each, verbose=False).input_ids), length)
         options = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
         return _pooled(model.get_text_features(tokenizer()(texts, **options).input_ids.to(model.device)))
 
-    return Network(model, preprocess, dim, _image_embedding, maps, text=text, trunk=attrgetter("vision_model"))
+    return Network(model, preprocess, _image_embedding, maps, text=text, trunk=attrgetter("vision_model"))
 
 
 def _image_embedding(model: Any, inputs: Tensor) -> Tensor:

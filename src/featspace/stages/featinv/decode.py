@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from featspace.config.params import Params, Profile
-from featspace.data.features import gather_features, read_features
+from featspace.data.features import gather_features
 from featspace.encoders.encoder import Encoder
 from featspace.metrics.similarity import map_cosine
 from featspace.pipelines.controlnet import conditioning_shape
 from featspace.stages.featinv.decoder import FeatInv
 from featspace.utils.devices import choose_device
-from featspace.utils.errors import FeatspaceError, UsageError
+from featspace.utils.errors import UsageError
 from featspace.utils.files import atomic_dir, refuse_taken
 from featspace.utils.images import read_image, save_png, to_tensor
 from featspace.utils.seeds import seed_of
@@ -58,12 +58,5 @@ def read_conditioning(
 
     Raises FeatspaceError for features of another encoder, layer or shape, and as `gather_features` does.
     """
-    for source in sources:
-        if source.suffix == ".safetensors":
-            origin = read_features(source, encoder.shape)[1].get("encoder", encoder.network)
-            if origin != encoder.network:
-                raise FeatspaceError(
-                    f"{source}: features of {origin}, not of {encoder.network}; name its own ControlNet"
-                )
     features, photographs = gather_features(encoder, sources, [], resolution)
     return {name: feature.reshape(conditioning_shape(encoder)) for name, feature in features.items()}, photographs

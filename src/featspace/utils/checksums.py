@@ -1,0 +1,51 @@
+"""Lists of SHA-256 sums in the format of GNU's `sha256sum`, which escapes names that have line breaks."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from featspace.utils.errors import FeatspaceError
+from featspace.utils.files import atomic_file, sha256
+
+ESCAPES = {"\\": "\\\\", "\n": "\\n", "\r": "\\r"}
+"""What is escaped in a name, after a backslash at the start of its line."""
+LINE = re.compile(r"(\\?)([0-9a-f]{64}) [ *](.+)", re.DOTALL)  # a space means text, an asterisk binary
+
+
+def checksum_line(name: str, digest: str) -> str:
+    """A file's line in a list, with its end."""
+    shown = "".join(ESCAPES.get(char, char) for char in name)
+    return f"{'' if shown == name else chr(92)}{digest}  {shown}\n"
+
+
+def parse_checksum(line: str) -> tuple[str, str]:
+    """Name and digest of a line without its end. Raises ValueError for one of another form."""
+    if (found := LINE.fullmatch(line)) is None:
+        raise ValueError("no SHA-256 and path")
+    escape, digest, name = found.groups()
+    back = {shown: char for char, shown in ESCAPES.items()}
+    return re.sub(r"\\.", lambda shown: back.get(shown[0], shown[0]), name) if escape else name, digest
+
+
+def write_checksums(paths: Iterable[Path], out: Path) -> None:
+    """Writes the SHA-256 of files, and of all files in folders, as GNU's `sha256sum -c` reads it, sorted by path.
+
+    Paths in the list are relative to its folder; the list itself is left out. Raises FeatspaceError if one of
+    `paths` does not exist.
+    """
+    files = []
+    for path in map(Path, paths):
+        if not path.exists():
+            raise FeatspaceError(f"{path}: no such file or folder; run the stage that writes it")
+        files += [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    names = {Path(os.path.relpath(file, out.parent)).as_posix(): file for file in files}
+    lines = [
+        checksum_line(name, sha256(file))
+        for name, file in sorted(names.items())
+        if file.resolve() != out.resolve() and not file.name.startswith(".")
+    ]
+    with atomic_file(out) as partial:
+        partial.write_bytes(os.fsencode("".join(lines)))

@@ -20,7 +20,6 @@ import typer
 from dvc.repo import Repo
 
 from featspace.cli import app
-from featspace.figures import FIGURES, LAYERS, OVERVIEW, overview
 
 PROJECT = Path(__file__).parents[2]
 PACKAGES = {"featspace": PROJECT / "src", "featspace_training": PROJECT / "training"}
@@ -28,9 +27,6 @@ GLUE = "featspace"
 COMMANDS = typer.main.get_command(app)
 FILES = ["dvc.yaml", "bench/dvc.yaml", "training/dvc.yaml"]
 BY_NAME = {
-    "featspace.figures": {
-        name: draw.__module__ for name, draw in {**FIGURES, **LAYERS, OVERVIEW: overview.draw}.items()
-    },
     "featspace_training.__main__": {
         name: f"featspace_training.{module}"
         for name, module in {"vae": "vae", "vit": "classifier", "clip": "clip", "prior": "prior"}.items()

@@ -17,12 +17,15 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from dvc.repo import Repo
 from dvc.stage import PipelineStage
 from ruamel.yaml import YAML
+from safetensors.torch import save_file
 
 from featspace.cli import main
 from featspace.config.params import Params
+from featspace.encoders.encoder import load_encoder
 from featspace.utils.schema import Section
 
 PROJECT = Path(__file__).parents[2]
@@ -55,8 +58,21 @@ MINI = {
     "judge": "data/models/judge",
     "decode": {"evaluations": 2},
     "photos": {"cat": {"image": "skimage:chelsea"}, "cup": {"image": "skimage:coffee"}},
+    "captions": {"tabby": "a photo of a tabby"},
     "similarity": {"photographs": "data/models/references", "bootstrap": 5},
     "layers": {"efficientnet": {"layer1": 2}},
+    "mixtures": {
+        "clip": {"between": [["tabby", "cat"]], "at": [0.5]},
+        "efficientnet": {"between": [["cat", "cup"]], "at": [0.5], "classes": {"tabby": 0}},
+        "vit": {"between": [["cat", "cup"]], "at": [0.5]},
+    },
+    "spread": {"encoder": "efficientnet", "target": "cat", "samples": 2},
+    "ablation": {
+        "encoder": "efficientnet",
+        "targets": ["cat"],
+        "base": {"preset": "paper", "steps": 2, "emphasis_steps": 0, "recurrences": 2},
+        "settings": {"no_emphasis": {"recurrences": 1}, "weight_1": {"guidance_weight": 1.0}},
+    },
     "featinv": FEATINV,
 }
 RUN = [  # one of a kind, in this order, of both files
@@ -71,10 +87,29 @@ RUN = [  # one of a kind, in this order, of both files
     "references@mini-clip",
     "similarity@mini-clip",
     "metrics@mini",
+    "features@mini-efficientnet",
+    "decode@mini-efficientnet",
+    "features@mini-vit",
+    "decode@mini-vit",
+    "mixed@mini-clip",
+    "mixed@mini-efficientnet",
+    "mixed@mini-vit",
+    "mixtures@mini-clip",
+    "mixtures@mini-efficientnet",
+    "mixtures@mini-vit",
+    "spread@mini",
+    "spread_table@mini",
+    "ablate@mini",
+    "ablation@mini",
+    "agreement@mini",
+    "neighbors@mini",
+    "traces@mini",
+    "claims@mini",
     "layer-mini-efficientnet@layer1",
     "layers@mini-efficientnet",
     "featinv_together@mini",
     "steer@mini",
+    "figures-mini",
 ]
 SAME = {
     "featinv": "training/featinv_evaluation",
@@ -84,7 +119,7 @@ SAME = {
 """Stages that run what another does."""
 PAPER = {"featinv_train", "featinv_means"}
 """Stages of that profile alone."""
-OTHERS = {"figure", "overview", "layers_figures", "featinv_figures", "featinv_fetch", "mini", "paper"}
+OTHERS = {"featinv_figures", "featinv_fetch", "mini", "paper"}
 OTHERS |= {f"training/{name}" for name in ("featinv_summary", "samples", "checksums")}
 """Stages whose commands open no parameter file, or nothing of it but what is in the command itself."""
 OTHERS |= {f"training/{name}" for name in ("vae", "prior", "clip", "vit", "references", "card")}
@@ -170,7 +205,7 @@ def kind(stage: str) -> str:
 def general(name: str) -> str:
     """A parameter's name without the profile, and with `*` for the name of a network."""
     name = re.sub("^(mini|paper)[.]", "", name)
-    return re.sub(r"\b(encoders|controlnets|layers)\.[^.]+", r"\1.*", name)
+    return re.sub(r"\b(encoders|controlnets|layers|mixtures)\.[^.]+", r"\1.*", name)
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +214,9 @@ def reads(project: Path, toy_photographs: Path) -> dict[str, set[str]]:
     values = YAML(typ="safe").load(PROJECT / "params.yaml")
     YAML(typ="safe").dump({**values, "mini": MINI}, project / "params.yaml")
     (project / "data/models/SHA256SUMS").unlink()  # what the first stages write is not in it
+    for name in ("efficientnet", "vit"):
+        features = torch.rand(8, load_encoder(NETWORK["network"], project).dim)
+        save_file({"features": features}, project / f"data/models/references/{name}.safetensors")
     photographs = project / "training/photographs"
     photographs.mkdir(parents=True)
     for split in ("train", "val"):

@@ -35,23 +35,12 @@ def build(out: Path) -> None:
         main(["decode", str(features), "--encoder", encoder, "--out", str(decoded)])
         main(["similarity", *given, "--decoded", str(decoded), "--out", str(tables[0])])
         main(["references", *given, "--out", str(tables[1])])
-        for kind in ("photos", "captions") if encoder == "clip" else ("photos",):
-            drawn = ["--decoded", str(decoded), "--table", str(tables[0]), "--references", str(tables[1])]
-            main(
-                [
-                    "figure",
-                    kind,
-                    "--targets",
-                    str(out / "targets"),
-                    *drawn,
-                    "--out",
-                    str(out / f"{kind}-{encoder}"),
-                ]
-            )
     pairs = [
         f"--{kind}={out}/{kind}-{name}.csv" for name in ("clip", "resnet") for kind in ("similarity", "references")
     ]
     main(["metrics", *pairs, "--out", str(out / "metrics.json")])
+    drawn = ["--only", "3", "--only", "5", "--only", "8", "--only", "A1"]
+    main(["figures", "--data", str(out), "--tables", str(out), "--out", str(out / "figures"), *drawn])
     main(["checksums", str(out), "--out", str(out / "SHA256SUMS")])
 
 
@@ -60,6 +49,7 @@ def test_two_builds_give_the_same_bytes(tmp_path, project):
     build(tmp_path / "second")
     first = (tmp_path / "first" / "SHA256SUMS").read_text()
     assert first == (tmp_path / "second" / "SHA256SUMS").read_text()
+    assert "figures/figure8.png" in first and "figures/figureA1.pdf" in first
     assert "decoded/clip/tabby-1.png" in first and "decoded/resnet/cup-0-last.png" in first
     assert "decoded/resnet/tabby-0.png" not in first  # a ResNet has no text tower
 
@@ -109,11 +99,17 @@ def test_the_preset_fast_stops_where_it_is_told_and_does_not_depend_on_the_batch
     trace = pd.read_parquet(tmp_path / "a" / "trace.parquet")
     first = trace.query("evaluation == 0").set_index("sample")["distance_before"]
     assert trace.groupby("sample").size().tolist() == [5, 5, 5] and trace["distance_after"].isna().all()
+    strip, last = (np.asarray(Image.open(tmp_path / "a" / f"photo-0{end}.png")) for end in ("-estimates", "-last"))
+    shown = trace.query("sample == 0")["estimate"]
+    assert shown.dropna().tolist() == list(range(5)) and strip.shape[1] == 5 * strip.shape[0]
+    assert np.abs(strip[:, -len(strip) :].astype(int) - last).max() <= 1  # the last estimate is the last latent's image
     stop_at = str(first.nsmallest(2).mean())  # between the two nearest: one sample stops at its first evaluation
     main(["decode", *common, "--batch", "2", "--out", str(tmp_path / "b"), "--stop-at", stop_at])
     decoded = pd.read_csv(tmp_path / "b" / "decoded.csv").set_index("sample")
     stopped = pd.read_parquet(tmp_path / "b" / "trace.parquet")
     assert decoded["evaluations"].tolist() == stopped.groupby("sample").size().tolist()
+    widths = [Image.open(tmp_path / "b" / f"photo-{sample}-estimates.png").width for sample in range(3)]
+    assert widths == [64 * spent for spent in decoded["evaluations"]]
     assert decoded.loc[first.idxmin(), "evaluations"] == 1
     whole = trace.merge(stopped, on=["sample", "evaluation"])
     np.testing.assert_allclose(whole["distance_before_x"], whole["distance_before_y"], rtol=1e-2)

@@ -12,12 +12,12 @@ from typing import Any
 from featspace.config.params import DecodeParams, Params, Profile
 from featspace.hub import resolve
 from featspace.hub.sources import ENCODERS, PRIORS
-from featspace.stages.ablation import BASE
 from featspace.stages.decode import run_decode
 from featspace.utils.errors import UsageError
 from featspace.utils.files import atomic_dir, atomic_file, refuse_taken, sha256
 from featspace.utils.locks import alone
 from featspace.utils.resuming import SETTINGS, unfinished_folder
+from featspace.utils.tables import BASE
 
 
 def _sums(folder: Path) -> list[str]:

@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from featspace.stages.similarity import measure
-from featspace.utils.tables import ABLATION, DECODED, read_table, write_table
+from featspace.utils.tables import ABLATION, BASE, DECODED, read_table, write_table
 
 if TYPE_CHECKING:
     from featspace.encoders.encoder import Encoder
 
-BASE = "base"
-"""The setting that the others change."""
 GUIDANCE = {"guidance_weight", "clip_std"}
 
 

@@ -13,13 +13,20 @@ from featspace.data.targets import read_targets
 from featspace.metrics.bootstrap import bootstrap_interval
 from featspace.stages.layers import Seen, compare, see
 from featspace.utils.errors import FeatspaceError
-from featspace.utils.tables import AGREED, AGREEMENT, DECODED, read_table, write_table
+from featspace.utils.tables import (
+    AGREED,
+    AGREEMENT,
+    ATTRIBUTES,
+    CHANCE,
+    DECODED,
+    SAMPLES,
+    TARGET,
+    read_table,
+    write_table,
+)
 
 if TYPE_CHECKING:
     from featspace.encoders.encoder import Encoder
-
-TARGET, SAMPLES, CHANCE = "target", "samples", "chance"
-MEASURES = ("color", "layout", "edges", "texture", "judge_cosine")
 
 
 def run_agreement(
@@ -65,7 +72,7 @@ def run_agreement(
 def _summarize(table: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
     rows = []
     for (images, against), part in table.groupby(["images", "against"], sort=False):
-        for measure in MEASURES:
+        for measure in ATTRIBUTES:
             groups = {id: values.to_numpy() for id, values in part[measure].groupby(part["id"], sort=False)}
             interval = bootstrap_interval(groups, np.median, resamples=resamples, seed=seed)
             counts = part["id"].nunique(), len(part)
@@ -75,4 +82,4 @@ def _summarize(table: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
 
 def _mean(image: Seen, others: Sequence[Seen]) -> dict[str, float]:
     compared = [compare(image, other) for other in others]
-    return {measure: float(np.mean([found[measure] for found in compared])) for measure in MEASURES}
+    return {measure: float(np.mean([found[measure] for found in compared])) for measure in ATTRIBUTES}

@@ -11,9 +11,18 @@ import pandas as pd
 from scipy.stats import wilcoxon
 
 from featspace.metrics.bootstrap import bootstrap_interval
-from featspace.stages.ablation import BASE
-from featspace.stages.agreement import CHANCE, MEASURES, TARGET
-from featspace.utils.tables import ABLATION, AGREEMENT, CLAIMS, SIMILARITY, read_table, write_table
+from featspace.utils.tables import (
+    ABLATION,
+    AGREEMENT,
+    ATTRIBUTES,
+    BASE,
+    CHANCE,
+    CLAIMS,
+    SIMILARITY,
+    TARGET,
+    read_table,
+    write_table,
+)
 
 MATCH = 0.92
 """The cosine similarity that the paper reports its images to exceed."""
@@ -85,7 +94,7 @@ def _attributes(path: Path) -> Iterator[Claim]:
     by_against = {against: own for against, own in table.groupby("against")}
     if CHANCE not in by_against:  # of a single photograph
         return
-    for measure in MEASURES:
+    for measure in ATTRIBUTES:
         apart = (by_against[TARGET][measure] - by_against[CHANCE][measure]).dropna()
         sign = -1 if measure == "color" else 1  # a difference; the others are similarities
         for images, own in apart.groupby("images", sort=False):

@@ -16,6 +16,8 @@ from featspace.utils.errors import FeatspaceError
 from featspace.utils.tables import NEIGHBORS, write_table
 
 TARGET, REFERENCE = "target", "reference"
+UNKNOWN = "photograph"
+"""In place of a class that is not known."""
 
 
 def run_neighbors(
@@ -37,7 +39,7 @@ def run_neighbors(
         if photographs is not None:
             dim = len(next(iter(features.values())))
             held_out = read_references(Path(photographs) / f"{encoder}.safetensors", dim)
-            names += [(REFERENCE, name) for name in held_out.classes or [""] * len(held_out.features)]
+            names += [(REFERENCE, name) for name in held_out.classes or [UNKNOWN] * len(held_out.features)]
             known += list(held_out.features)
         if len(known) <= count:
             raise FeatspaceError(f"{targets}: {len(known)} photographs, too few for {count} neighbors; add some")

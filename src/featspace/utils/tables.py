@@ -75,6 +75,8 @@ MIXED = {
     "judge_top1": float,  # 1 if the class is the judge's first
     "judge_top5": float,
 }
+BASE = "base"
+"""The setting that the others of an ablation change."""
 ABLATION = {
     "setting": str,
     "changed": str,  # of the base, in words
@@ -87,6 +89,9 @@ ABLATION = {
     "cosine": float,
     "judge_cosine": float,
 }
+TARGET, SAMPLES, CHANCE = "target", "samples", "chance"
+"""What the attributes of an image are held against."""
+ATTRIBUTES = ("color", "layout", "edges", "texture", "judge_cosine")
 AGREEMENT = {
     "images": str,  # the folder of the decoded ones
     "id": str,

@@ -1,7 +1,7 @@
 # Every target first builds the environment in .venv, where it is missing or older than what it is built from.
 # Packages come from requirements.lock alone, each with its hash; no model hub is ever asked.
 .DELETE_ON_ERROR:
-.PHONY: help repro figures train test lint env lock
+.PHONY: help repro verify figures train test lint env lock
 
 UV := $(if $(shell uv --version 2>/dev/null),uv,.uv/bin/uv)
 PRIVATE_UV := $(filter .uv/bin/uv,$(UV))
@@ -27,6 +27,10 @@ help: ## list the targets
 repro: $(ENV) ## build the mini profile: weights, targets, features, decoded images, tables, figures
 	@$(ALLOW_NO_GIT)
 	$(DVC) repro mini
+
+verify: $(ENV) ## measure everything published again, from the images, and compare; decodes nothing
+	@$(ALLOW_NO_GIT)
+	.venv/bin/featspace verify
 
 figures: $(ENV) ## draw again the figures whose code or data changed
 	@$(ALLOW_NO_GIT)

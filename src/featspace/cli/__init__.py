@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from featspace.cli import bench, featinv, stages, tools  # noqa: F401  (they register their commands)
+from featspace.cli import bench, featinv, stages, tools, verify  # noqa: F401  (they register their commands)
 from featspace.cli.options import app
 from featspace.utils.errors import FeatspaceError, one_line
 

@@ -24,9 +24,10 @@ ALLOW_NO_GIT = test -e .git || $(DVC) config --local core.no_scm true
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1 \t/p' Makefile | expand -t 18
 
-repro: $(ENV) ## build the mini profile: weights, targets, features, decoded images, tables, figures
+repro: $(ENV) ## build the mini profile: weights, targets, features, decoded images, tables, figures; say if they are those committed
 	@$(ALLOW_NO_GIT)
 	$(DVC) repro mini
+	@.venv/bin/featspace reproduced
 
 verify: $(ENV) ## measure everything published again, from the images, and compare; decodes nothing
 	@$(ALLOW_NO_GIT)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from featspace.cli.options import app
+from featspace.cli.options import Out, app
 
 Profile = Annotated[str, typer.Option("--profile", help="A profile of dvc.yaml.")]
 
@@ -25,6 +25,31 @@ def verify(
     from featspace.review.verify import run_verify
 
     run_verify(Path(), profile, _run, typer.echo, out)
+
+
+@app.command()
+def reproduced(profile: Profile = "mini") -> None:
+    """Say whether a rebuild gave what is committed: the same bytes, or metrics within the spread over seeds.
+
+    Compares figures/PROFILE with the commit; the spread is in spread.json there. Exits with 1 if it did not.
+    """
+    from featspace.review.reproduced import run_reproduced
+
+    run_reproduced(Path(), profile, typer.echo)
+
+
+@app.command()
+def spread(
+    metrics: Annotated[list[Path], typer.Argument(help="metrics.json of builds of several seeds, as SEED.json.")],
+    out: Out,
+) -> None:
+    """Write how much each metric differs from seed to seed, for `featspace reproduced`.
+
+    Example: featspace spread seeds/0.json seeds/1.json seeds/2.json --out figures/mini/spread.json
+    """
+    from featspace.review.spread import run_spread
+
+    run_spread(metrics, out)
 
 
 def _run(words: list[str]) -> None:

@@ -33,7 +33,7 @@ class Difference(NamedTuple):
 
 class Comparison(NamedTuple):
     differences: list[Difference]
-    deviation: float = 0.0  # the largest of a number, as TOLERANCE counts; of a pixel, as a share of 255
+    deviation: float = 0.0  # the largest within TOLERANCE, as that counts
 
 
 def compare(published: Path, measured: Path) -> Comparison:
@@ -122,9 +122,8 @@ def _pictures(published: Path, measured: Path) -> Comparison:
     if one.shape != other.shape:
         return Comparison([Difference("size", *(f"{a.shape[1]}×{a.shape[0]} pixels" for a in arrays))])
     apart = np.abs(one - other).max(axis=2)
-    deviation = float(apart.max()) / 255
     if apart.max() <= LEVELS:
-        return Comparison([], deviation)
+        return Comparison([])
     y, x = np.unravel_index(apart.argmax(), apart.shape)
     where = f"{np.count_nonzero(apart > LEVELS)} of {apart.size} pixels, the farthest at ({x}, {y})"
     return Comparison([Difference(where, *(str(tuple(map(int, a[y, x, :3]))) for a in arrays))])

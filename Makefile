@@ -29,7 +29,7 @@ repro: $(ENV) ## build the mini profile: weights, targets, features, decoded ima
 	$(DVC) repro mini
 	@.venv/bin/featspace reproduced
 
-verify: $(ENV) ## measure everything published again, from the images, and compare; decodes nothing
+verify: $(ENV) ## measure the published images again, and compare with the tables and figures; decodes nothing
 	@$(ALLOW_NO_GIT)
 	.venv/bin/featspace verify
 

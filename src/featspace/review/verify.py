@@ -75,8 +75,8 @@ def run_verify(
         raise FeatspaceError(f"{len(bad)} of {count} outputs of {profile} do not agree: {names}")
     largest = max(verdict.deviation for verdict in verdicts)
     report(
-        f"All {count} tables, figures and lists of {profile} agree with its {len(verdicts) - count} folders of images; "
-        f"the largest deviation is {largest:.1g}, of {TOLERANCE:g} that are allowed."
+        f"All {count} outputs of {profile} that need no decoding agree with the {len(verdicts) - count} that do, "
+        f"taken as published; the largest deviation is {largest:.1g}, of {TOLERANCE:g} that are allowed."
     )
 
 

@@ -1,7 +1,7 @@
 # Every target first builds the environment in .venv, where it is missing or older than what it is built from.
 # Packages come from requirements.lock alone, each with its hash; no model hub is ever asked.
 .DELETE_ON_ERROR:
-.PHONY: help repro figures train test lint env lock
+.PHONY: help repro verify figures train test lint env lock
 
 UV := $(if $(shell uv --version 2>/dev/null),uv,.uv/bin/uv)
 PRIVATE_UV := $(filter .uv/bin/uv,$(UV))
@@ -22,11 +22,15 @@ DVC = PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/dvc
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1 \t/p' Makefile | expand -t 18
 
-repro: $(ENV) ## build the mini profile: weights, targets, features, decoded images, tables, figures
+repro: $(ENV) ## build the mini profile: weights, targets, features, images, tables, figures; is it what is committed?
 	$(DVC) repro mini
+	@.venv/bin/featspace reproduced
+
+verify: $(ENV) ## measure the published images again, and compare with the tables and figures; decodes nothing
+	.venv/bin/featspace verify
 
 figures: $(ENV) ## draw again the figures whose code or data changed
-	$(DVC) repro --glob 'figure@mini-*' 'overview@mini' 'featinv_figures@mini' 'layers_figures@mini-*'
+	$(DVC) repro figures-mini featinv_figures@mini
 
 # Freed memory is kept, which spares a training a tenth of its time; THREADS and SECONDS are limits, if they are given.
 train: $(ENV) ## train the small models on what is idle, or go on; stop it at any time

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from featspace.cli import bench, experiments, featinv, stages, tools  # noqa: F401  (they register their commands)
+from featspace.cli import bench, experiments, featinv, stages, tools, verify  # noqa: F401  (they register)
 from featspace.cli.options import app
 from featspace.utils.errors import FeatspaceError, escaped, one_line
 from featspace.utils.files import is_full

@@ -30,11 +30,10 @@ def parse_checksum(line: str) -> tuple[str, str]:
     return re.sub(r"\\.", lambda shown: back.get(shown[0], shown[0]), name) if escape else name, digest
 
 
-def write_checksums(paths: Iterable[Path], out: Path) -> None:
-    """Writes the SHA-256 of files, and of all files in folders, as GNU's `sha256sum -c` reads it, sorted by path.
+def list_checksums(paths: Iterable[Path], out: Path) -> dict[str, str]:
+    """The SHA-256 of files, and of all files in folders, by path, sorted; hidden files and `out` are left out.
 
-    Paths in the list are relative to its folder; the list itself is left out. Raises FeatspaceError if one of
-    `paths` does not exist.
+    Paths are relative to the folder of `out`. Raises FeatspaceError if one of `paths` does not exist.
     """
     files = []
     for path in map(Path, paths):
@@ -42,10 +41,15 @@ def write_checksums(paths: Iterable[Path], out: Path) -> None:
             raise FeatspaceError(f"{path}: no such file or folder; run the stage that writes it")
         files += [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     names = {Path(os.path.relpath(file, out.parent)).as_posix(): file for file in files}
-    lines = [
-        checksum_line(name, sha256(file))
+    return {
+        name: sha256(file)
         for name, file in sorted(names.items())
         if file.resolve() != out.resolve() and not file.name.startswith(".")
-    ]
+    }
+
+
+def write_checksums(paths: Iterable[Path], out: Path) -> None:
+    """Writes `list_checksums` as GNU's `sha256sum -c` reads it."""
+    lines = [checksum_line(name, digest) for name, digest in list_checksums(paths, out).items()]
     with atomic_file(out) as partial:
         partial.write_bytes(os.fsencode("".join(lines)))

@@ -1,0 +1,1 @@
+"""What is published against what is measured again, and a rebuild against what was committed."""

@@ -114,22 +114,23 @@ def _sha256(path: str, *changes: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_checksums(paths: Iterable[Path], out: Path) -> None:
+def write_checksums(paths: Iterable[Path], out: Path, without: Iterable[Path] = ()) -> None:
     """Writes the SHA-256 of files, and of all files in folders, in the format of `sha256sum -c`, sorted by path.
 
-    Paths in the list are relative to its folder; the list itself is left out. Raises FeatspaceError if one of
-    `paths` does not exist.
+    Paths in the list are relative to its folder; the list itself is left out, and so are the files `without`, whether
+    they are there or not. Raises FeatspaceError if one of `paths` does not exist.
     """
     files = []
     for path in map(Path, paths):
         if not path.exists():
             raise FeatspaceError(f"{path}: no such file or folder; run the stage that writes it")
         files += [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    left_out = {out.resolve(), *(Path(file).resolve() for file in without)}
     names = {Path(os.path.relpath(file, out.parent)).as_posix(): file for file in files}
     lines = [
         f"{sha256(file)}  {name}\n"
         for name, file in sorted(names.items())
-        if file.resolve() != out.resolve() and not file.name.startswith(".")
+        if file.resolve() not in left_out and not file.name.startswith(".")
     ]
     with atomic_file(out) as partial:
         partial.write_text("".join(lines), encoding="utf-8")

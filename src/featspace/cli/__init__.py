@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import sys
+import time
 import traceback as tracebacks
 from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
 
-from featspace.cli import bench, featinv, stages, tools  # noqa: F401  (they register their commands)
+from featspace.cli import bench, featinv, report, stages, tools  # noqa: F401  (they register their commands)
 from featspace.cli.options import app
+from featspace.report.durations import note_seconds
 from featspace.utils.errors import FeatspaceError, one_line
 
-EXTRAS = {"accelerate": "train", "dvc": "pipeline", "snakemake": "pipeline"}
+EXTRAS = {
+    "accelerate": "train",
+    "dvc": "pipeline",
+    "itables": "pipeline",
+    "jinja2": "pipeline",
+    "snakemake": "pipeline",
+}
 """Packages that the core does without, and what installs them."""
 BAD_USAGE: Any = typer.BadParameter.__base__
 """The common parent of what typer raises for wrong arguments."""
@@ -37,10 +45,12 @@ def _globals(
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line; a failure is one line on standard error and exit status 1, or 2 for bad usage."""
     arguments = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    start = time.monotonic()
     try:
         status = app(arguments, standalone_mode=False, prog_name="featspace")
         if status == 130:  # typer's for Ctrl-C
             _fail("interrupted", 130)
+        note_seconds(arguments, time.monotonic() - start)
     except BAD_USAGE as error:
         _fail(f"{error.format_message()} See featspace {_command(error)}--help", 2)
     except FeatspaceError as error:

@@ -87,6 +87,8 @@ PAPER = {"featinv_train", "featinv_means"}
 OTHERS = {"figure", "overview", "layers_figures", "featinv_figures", "featinv_fetch", "mini", "paper"}
 OTHERS |= {f"training/{name}" for name in ("featinv_summary", "samples", "checksums")}
 """Stages whose commands open no parameter file, or nothing of it but what is in the command itself."""
+OTHERS |= {"report"}
+"""It shows the whole profile, and lists it as such."""
 OTHERS |= {f"training/{name}" for name in ("vae", "prior", "clip", "vit", "references", "card")}
 """Those that train need photographs; they read their own recipe and nothing else."""
 

@@ -1,7 +1,7 @@
 # Every target first builds the environment in .venv, where it is missing or older than what it is built from.
 # Packages come from requirements.lock alone, each with its hash; no model hub is ever asked.
 .DELETE_ON_ERROR:
-.PHONY: help repro verify figures train test lint env lock
+.PHONY: help repro verify figures train test test-browser lint env lock
 
 UV := $(if $(shell uv --version 2>/dev/null),uv,.uv/bin/uv)
 PRIVATE_UV := $(filter .uv/bin/uv,$(UV))
@@ -20,10 +20,11 @@ unexport PYTHONDONTWRITEBYTECODE
 DVC = PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/dvc
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /  make \1 \t/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1 \t/p' Makefile | expand -t 22
 
-repro: $(ENV) ## build the mini profile: weights, targets, features, images, tables, figures; is it what is committed?
+repro: $(ENV) ## build the mini profile and a page of it all; say whether it is what is committed
 	$(DVC) repro mini
+	@.venv/bin/featspace report
 	@.venv/bin/featspace reproduced
 
 verify: $(ENV) ## measure the published images again, and compare with the tables and figures; decodes nothing
@@ -40,6 +41,13 @@ train: $(ENV) ## train the small models on what is idle, or go on; stop it at an
 
 test: $(ENV) ## run the tests; some talk to a hub that they serve themselves
 	HF_HUB_OFFLINE=0 OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+
+# Debian's Chromium, or Chrome; Playwright's own browsers are never downloaded.
+test-browser: $(ENV) ## test the page that `make repro` builds in a browser
+	@{ command -v chromium || command -v google-chrome || { test "$$(id -u)" = 0 && apt-get -qq update && \
+	    DEBIAN_FRONTEND=noninteractive apt-get -qq -y install --no-install-recommends chromium; }; } >/dev/null 2>&1 || \
+	    { echo "make: no chromium or google-chrome found, nor can it be installed from here: put one on PATH" >&2; exit 1; }
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m browser tests/browser
 
 lint: $(ENV) ## check code, format, types, and that rooms import downwards only
 	.venv/bin/ruff check .

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
+from featspace.utils.checksums import write_checksums
 from featspace.utils.errors import FeatspaceError, UsageError
 from featspace.utils.files import atomic_dir, atomic_file, sha256
 
@@ -82,3 +83,12 @@ def test_sha256(tmp_path: Path) -> None:
     assert sha256(tmp_path / "x") == hashlib.sha256(b"abc" * 100_000).hexdigest()
     with pytest.raises(FeatspaceError, match="cannot be read"):
         sha256(tmp_path)
+
+
+def test_a_list_of_checksums_leaves_out_what_is_told(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.txt", ".hidden"):
+        (tmp_path / name).write_text(name)
+    out = tmp_path / "SHA256SUMS"
+    for _ in range(2):  # the second time the list itself is there
+        write_checksums([tmp_path], out, [tmp_path / "b.txt", tmp_path / "absent.txt"])
+        assert out.read_text() == f"{sha256(tmp_path / 'a.txt')}  a.txt\n"

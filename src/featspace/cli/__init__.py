@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import io
 import sys
+import time
 import traceback as tracebacks
 from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
 
-from featspace.cli import bench, experiments, featinv, stages, tools, verify  # noqa: F401  (they register)
+from featspace.cli import bench, experiments, featinv, report, stages, tools, verify  # noqa: F401  (they register)
 from featspace.cli.options import app
+from featspace.report.durations import note_seconds
 from featspace.utils.errors import FeatspaceError, escaped, one_line
 from featspace.utils.files import is_full
 
-EXTRAS = {"accelerate": "train", "dvc": "pipeline", "snakemake": "pipeline"}
+EXTRAS = {
+    "accelerate": "train",
+    "dvc": "pipeline",
+    "itables": "pipeline",
+    "jinja2": "pipeline",
+    "snakemake": "pipeline",
+}
 """Packages that the core does without, and what installs them."""
 BAD_USAGE: Any = typer.BadParameter.__base__
 """The common parent of what typer raises for wrong arguments."""
@@ -42,10 +50,12 @@ def main(arguments: list[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):  # what its encoding has not, such as a name that is no UTF-8, is shown
             stream.reconfigure(errors="backslashreplace")
     arguments = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    start = time.monotonic()
     try:
         status = app(arguments, standalone_mode=False, prog_name="featspace")
         if status == 130:  # typer's for Ctrl-C
             _fail("interrupted", 130)
+        note_seconds(arguments, time.monotonic() - start)
     except BAD_USAGE as error:
         _fail(f"{escaped(error.format_message())} See featspace {_command(error)}--help", 2)
     except FeatspaceError as error:

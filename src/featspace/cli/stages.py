@@ -183,8 +183,9 @@ def figures(
 def checksums(
     paths: Annotated[list[Path], typer.Argument(help="Files and folders.")],
     out: Annotated[Path, typer.Option(help="The list; paths in it are relative to its folder.")],
+    without: Annotated[list[Path] | None, typer.Option(help="Files to leave out.")] = None,
 ) -> None:
     """List the SHA-256 of files, to be checked with `sha256sum -c`."""
     from featspace.utils.checksums import write_checksums
 
-    write_checksums(paths, out)
+    write_checksums(paths, out, without or [])

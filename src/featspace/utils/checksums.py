@@ -30,10 +30,11 @@ def parse_checksum(line: str) -> tuple[str, str]:
     return re.sub(r"\\.", lambda shown: back.get(shown[0], shown[0]), name) if escape else name, digest
 
 
-def list_checksums(paths: Iterable[Path], out: Path) -> dict[str, str]:
-    """The SHA-256 of files, and of all files in folders, by path, sorted; hidden files and `out` are left out.
+def list_checksums(paths: Iterable[Path], out: Path, without: Iterable[Path] = ()) -> dict[str, str]:
+    """The SHA-256 of files, and of all files in folders, by path, sorted.
 
-    Paths are relative to the folder of `out`. Raises FeatspaceError if one of `paths` does not exist.
+    Paths are relative to the folder of `out`. Hidden files, `out` and the files `without` are left out, whether they
+    are there or not. Raises FeatspaceError if one of `paths` does not exist.
     """
     files = []
     for path in map(Path, paths):
@@ -41,15 +42,16 @@ def list_checksums(paths: Iterable[Path], out: Path) -> dict[str, str]:
             raise FeatspaceError(f"{path}: no such file or folder; run the stage that writes it")
         files += [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     names = {Path(os.path.relpath(file, out.parent)).as_posix(): file for file in files}
+    left_out = {out.resolve(), *(Path(file).resolve() for file in without)}
     return {
         name: sha256(file)
         for name, file in sorted(names.items())
-        if file.resolve() != out.resolve() and not file.name.startswith(".")
+        if file.resolve() not in left_out and not file.name.startswith(".")
     }
 
 
-def write_checksums(paths: Iterable[Path], out: Path) -> None:
+def write_checksums(paths: Iterable[Path], out: Path, without: Iterable[Path] = ()) -> None:
     """Writes `list_checksums` as GNU's `sha256sum -c` reads it."""
-    lines = [checksum_line(name, digest) for name, digest in list_checksums(paths, out).items()]
+    lines = [checksum_line(name, digest) for name, digest in list_checksums(paths, out, without).items()]
     with atomic_file(out) as partial:
         partial.write_bytes(os.fsencode("".join(lines)))

@@ -1,0 +1,105 @@
+"""Images inside the page, as data URIs, lighter where the page would grow too large."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+from featspace.utils.images import read_image
+
+WIDEST_WEBP = 16383
+"""Pixels a side that WebP can hold."""
+
+
+class Level(NamedTuple):
+    """How light the images are: sides in pixels, at most, and qualities of WebP, 1 to 100."""
+
+    width: int  # of a figure
+    figure: int  # its quality
+    side: int  # of an image of the viewer
+    frame: int  # of an estimate, a frame of a strip
+    quality: int | None  # of the viewer's images; None: without loss, but for the estimates
+
+
+LEVELS = (
+    Level(1600, 85, 64, 64, None),
+    Level(1600, 85, 512, 128, 85),
+    Level(1600, 80, 384, 128, 80),
+    Level(1600, 80, 256, 96, 75),
+    Level(1600, 75, 192, 64, 70),
+    Level(1200, 70, 128, 48, 60),
+    Level(1000, 60, 96, 32, 50),
+)
+"""The first at which the page is small enough is taken; the first of all is of images of at most 64 pixels alone."""
+ESTIMATE_QUALITY = 85
+"""Of the estimates where the other images are without loss."""
+
+
+class Picture(NamedTuple):
+    uri: str
+    width: int
+    height: int
+
+
+class Gallery:
+    """Images of the viewer, each held once however often it is shown, and no larger than any level has it."""
+
+    def __init__(self) -> None:
+        self.images: list[tuple[Image.Image, bool]] = []  # and whether it is a strip
+        self.sizes: list[tuple[int, int]] = []  # as saved
+        self._known: dict[tuple[str, bool], int] = {}
+
+    def add(self, path: Path, strip: bool = False) -> int:
+        """An image's index. Raises FeatspaceError as `read_image` does."""
+        image = read_image(path)
+        key = hashlib.sha256(image.tobytes()).hexdigest(), strip
+        if key not in self._known:
+            self._known[key] = len(self.images)
+            self.sizes.append(image.size)
+            largest = max(level.frame if strip else level.side for level in LEVELS)
+            self.images.append((_shrunk(image, largest / min(image.size)), strip))
+        return self._known[key]
+
+    def embed(self, level: Level, budget: int) -> list[str] | None:
+        """A data URI of each image, by index; None if they have more than `budget` characters, or too large a side."""
+        if level.quality is None and any(max(image.size) > level.side for image, strip in self.images if not strip):
+            return None
+        uris: list[str] = []
+        for image, strip in self.images:
+            longest = level.frame if strip else level.side
+            quality = level.quality or (ESTIMATE_QUALITY if strip else None)
+            uris.append(data_uri(_shrunk(image, longest / min(image.size)), quality))
+            if (budget := budget - len(uris[-1])) < 0:
+                return None
+        return uris
+
+
+def figure_picture(path: Path, level: Level) -> Picture:
+    """A figure, scaled down to the level's width, as WebP, or as PNG where that is smaller."""
+    image = read_image(path)
+    small = _shrunk(image, level.width / image.width)
+    return Picture(min(data_uri(small, level.figure), data_uri(small, None, "PNG"), key=len), *small.size)
+
+
+def data_uri(image: Image.Image, quality: int | None, kind: str = "WEBP") -> str:
+    """An image as a data URI; quality None: without loss."""
+    if max(image.size) > WIDEST_WEBP:
+        kind = "PNG"
+    buffer = io.BytesIO()
+    options = {} if kind == "PNG" else {"lossless": True} if quality is None else {"quality": quality, "method": 4}
+    image.save(buffer, format=kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+
+
+def _shrunk(image: Image.Image, scale: float) -> Image.Image:
+    """Scaled down by a factor below one, else as it is."""
+    if scale >= 1:
+        return image
+    size: Sequence[int] = [max(1, round(side * scale)) for side in image.size]
+    return image.resize((size[0], size[1]), Image.Resampling.LANCZOS)

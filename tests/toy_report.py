@@ -1,0 +1,106 @@
+"""A tiny profile as its stages would leave it, made by hand: two encoders, one layer, a photograph and a caption."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from ruamel.yaml import YAML
+
+SIDE, FRAMES, EVALUATIONS = 16, 4, 40
+EVIL = "<script>window.stolen = 1</script>"
+"""As a caption, and as a cell of a table: must stay text."""
+PROFILE = {
+    "prior": "data/models/prior",
+    "resolution": SIDE,
+    "encoders": {"clip": {"network": "data/models/clip"}, "resnet": {"network": "data/models/resnet"}},
+    "judge": "data/models/judge",
+    "decode": {"samples": 2, "evaluations": EVALUATIONS},
+    "photos": {"cat": {"image": "cat.png"}, "dog": {"image": "dog.png"}},
+    "captions": {"tabby": EVIL},
+    "layers": {"resnet": {"layer1": EVALUATIONS}},
+}
+TARGETS = {"clip": ["cat", "dog", "tabby"], "resnet": ["cat", "dog"], "layer1": ["cat", "dog"]}
+
+
+def image(seed: int, path: Path, frames: int = 1) -> None:
+    """Flat squares of colors that no other seed has, in a row."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    colors = np.random.default_rng(seed).integers(0, 256, (1, frames, 3), np.uint8)
+    Image.fromarray(colors.repeat(SIDE, axis=0).repeat(SIDE, axis=1)).save(path)
+
+
+def distance(seed: int, evaluation: int) -> float:
+    """Falls by a factor of about a thousand; the least is not the last."""
+    return 1000.0 * (1 + seed) * 0.8 ** min(evaluation, 2 * (EVALUATIONS - 5) - evaluation)
+
+
+def decoded(folder: Path, targets: list[str], seed: int, samples: int, strips: bool) -> pd.DataFrame:
+    """Writes what `decode` does; its table."""
+    rows, trace = [], []
+    for id in targets:
+        for sample in range(samples):
+            seed += 1
+            image(seed, folder / f"{id}-{sample}.png")
+            image(seed + 500, folder / f"{id}-{sample}-last.png")
+            if strips:
+                image(seed + 900, folder / f"{id}-{sample}-estimates.png", FRAMES)
+            for evaluation in range(EVALUATIONS):
+                shown = strips and evaluation % 10 == 5
+                row = {"id": id, "sample": sample, "evaluation": evaluation, "t": 900 - 10 * evaluation}
+                row |= {"distance_before": distance(seed, evaluation), "distance_after": np.nan}
+                trace.append(row | ({"estimate": evaluation // 10 if shown else None} if strips else {}))
+            rows.append({"id": id, "sample": sample, "saved_distance": 1.5 * seed, "last_distance": 2.5 * seed})
+    table = pd.DataFrame(rows).assign(cosine=lambda x: 1 - x["saved_distance"] / 1e4)
+    table.to_csv(folder / "decoded.csv", index=False)
+    frame = pd.DataFrame(trace)
+    frame = frame.astype({"estimate": "Int64"}) if strips else frame
+    frame.to_parquet(folder / "trace.parquet", index=False)
+    return table
+
+
+def write_profile(root: Path) -> None:
+    """params.yaml, data/mini and figures/mini. The estimates of the encoder clip are kept, the others' are not."""
+    data, figures = root / "data/mini", root / "figures/mini"
+    figures.mkdir(parents=True)
+    YAML(typ="safe").dump({"seed": 7, "mini": PROFILE}, root / "params.yaml")
+    for seed, name in enumerate(PROFILE["photos"]):
+        image(5000 + seed, data / "targets" / f"{name}.png")
+    lines = ["id,kind,text,source", "cat,photo,,cat.png", "dog,photo,,dog.png", f"tabby,caption,{EVIL},"]
+    (data / "targets/targets.csv").write_text("\n".join(lines) + "\n")
+    weights = {"path": "data/models/clip/clip.safetensors", "sha256": "ab" * 32, "bytes": 12345}
+    pin = {"repository": "some/where", "revision": "1.0", "files": {"model.pth": {"sha256": "cd" * 32, "bytes": 9}}}
+    (data / "weights.json").write_text(json.dumps({"files": [weights], "hub": [pin]}))
+    for seed, encoder in ((0, "clip"), (100, "resnet")):
+        table = decoded(data / "decoded" / encoder, TARGETS[encoder], seed, 2, encoder == "clip")
+        rows = [
+            {
+                "encoder": encoder,
+                "id": row.id,
+                "sample": row.sample,
+                "kind": "caption" if row.id == "tabby" else "photo",
+                "image": shown,
+                "distance": row.saved_distance if shown == "best" else row.last_distance,
+                "cosine": row.cosine,
+                "judge_cosine": np.nan if row.id == "tabby" else row.cosine / 2,
+                "top1_agrees": np.nan,
+                "judge_top1_agrees": np.nan,
+            }
+            for row in table.itertuples()
+            for shown in ("best", "last")
+        ]
+        pd.DataFrame(rows).to_csv(figures / f"similarity-{encoder}.csv", index=False, float_format="%.6g")
+    table = decoded(data / "layers/resnet/layer1", TARGETS["layer1"], 200, 1, False)
+    layers = table.assign(layer="layer1", judge_cosine=0.25)[["layer", "id", "sample", "cosine", "judge_cosine"]]
+    layers.to_csv(figures / "layers-resnet.csv", index=False)
+    lines = ["name,size,number", "b,9,0.25", "a,10,−", "c,100,3"]
+    (figures / "sizes.csv").write_text("\n".join([lines[0], *(x.replace("−", "-12345.678") for x in lines[1:])]) + "\n")
+    (figures / "evil.csv").write_text(f'word,"{EVIL}"\n{EVIL},1\n')
+    tree = {"clip": {"images": 6, "cosine": {"median": 0.5, "median_low": 0.25, "median_high": 0.75}}}
+    (figures / "metrics.json").write_text(json.dumps(tree))
+    for seed, stem in enumerate(("figure10", "figure3", "figureA2", "overview", "<b>own")):
+        Image.effect_noise((2000 + seed, 40), 50).convert("RGB").save(figures / f"{stem}.png")
+    (figures / "figure3.pdf").write_bytes(b"%PDF")

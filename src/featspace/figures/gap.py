@@ -15,7 +15,7 @@ from featspace.utils.images import read_image
 from featspace.utils.tables import MIXED, read_table
 
 PLOT = 560
-COLORS = {"cosine_first": ("to the caption", "#5b4a9c", "s"), "cosine_second": ("to the photograph", "#b8500f", "o")}
+COLORS = {"cosine_first": ("caption", "#5b4a9c", "s"), "cosine_second": ("photograph", "#b8500f", "o")}
 
 
 def draw(source: Source, encoder: str) -> Figure:
@@ -34,7 +34,7 @@ def draw(source: Source, encoder: str) -> Figure:
         "both. Dotted: that of the caption’s and the photograph’s features to each other, the gap."
     )
     text = textwrap.fill(note, 125)
-    height = top + len(pairs) * block + (text.count("\n") + 1) * LINE
+    height = top + len(pairs) * block - DPI // 5 + (text.count("\n") + 1) * LINE
     figure = Figure(figsize=(WIDTH / DPI, height / DPI))
     for line, ((first, second), own) in enumerate(pairs):
         y, own = top + line * block, own.sort_values("share")
@@ -59,6 +59,7 @@ def draw(source: Source, encoder: str) -> Figure:
         axes.tick_params(labelsize=6.5)
         axes.spines[["top", "right"]].set_visible(False)
         if line == 0:
-            axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=7, frameon=False)
-    write(figure, MARGIN, top + len(pairs) * block - DPI / 10, text, ha="left", va="top", color=GRAY, linespacing=1.35)
+            place = {"loc": "center left", "bbox_to_anchor": (1.02, 0.5), "title": "similarity to"}
+            axes.legend(**place, title_fontsize=6.5, fontsize=6.5, frameon=False, handlelength=1.5)
+    write(figure, MARGIN, top + len(pairs) * block - DPI / 4, text, ha="left", va="top", color=GRAY, linespacing=1.35)
     return figure

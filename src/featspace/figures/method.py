@@ -38,8 +38,8 @@ def draw(source: Source, encoder: str) -> Figure:
     heads = ["target\nx", *(f"evaluation\n{evaluation + 1}" for evaluation in kept["evaluation"]), "nearest\nimage"]
     side = (WIDTH - 2 * MARGIN - (len(images) - 1) * GAP) // len(images)
     top = 2 * LINE + DPI // 12
-    plot = top + side + GAP + DPI // 3
-    figure = Figure(figsize=(WIDTH / DPI, (plot + PLOT + 5 * LINE) / DPI))
+    plot = top + side + GAP + DPI // 8
+    figure = Figure(figsize=(WIDTH / DPI, (plot + PLOT + 6 * LINE) / DPI))
     for index, (image, head) in enumerate(zip(images, heads, strict=True)):
         box = Box(MARGIN + index * (side + GAP), top, side)
         write(figure, box.left + side / 2, top / 2, head, color=GRAY, linespacing=1.3, fontsize=7)
@@ -47,7 +47,8 @@ def draw(source: Source, encoder: str) -> Figure:
     axes = axes_at(figure, AXIS, plot, WIDTH - AXIS - MARGIN, PLOT)
     axes.semilogy(trace["evaluation"] + 1, trace["distance_before"], color="#33658a", linewidth=0.9)
     axes.semilogy(kept["evaluation"] + 1, kept["distance_before"], "o", color="#b8500f", markersize=3.5)
-    axes.set_ylabel("squared distance of features", color=INK, fontsize=7)
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set_ylabel("squared distance", color=INK, fontsize=7)
     axes.set_xlabel("guided evaluation", color=INK, fontsize=7)
     axes.set_xlim(0, len(trace) + 1)
     for place in (trace["t"].diff() != 0).to_numpy().nonzero()[0]:

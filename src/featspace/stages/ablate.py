@@ -65,7 +65,8 @@ def run_ablate(params: Params, profile: Profile, features: Path, out: Path) -> N
     refuse_taken(out)
     with alone(out):
         work = unfinished_folder(out)
-        if work.is_dir() and json.loads((work / SETTINGS).read_text(encoding="utf-8")) != identity:
+        left = work / SETTINGS
+        if work.is_dir() and not (left.is_file() and json.loads(left.read_text(encoding="utf-8")) == identity):
             raise UsageError(f"{work}: is of another ablation; repeat that to go on with it, or remove the folder")
         if not work.is_dir():
             with atomic_dir(work) as partial, atomic_file(partial / SETTINGS) as file:
@@ -78,6 +79,6 @@ def run_ablate(params: Params, profile: Profile, features: Path, out: Path) -> N
             run_decode(
                 params, changed, own.encoder, [features], [], work / setting.name, setting.decode, only=own.targets
             )
-        (work / SETTINGS).unlink()
         shutil.rmtree(out, ignore_errors=True)  # an empty folder at most
         work.replace(out)
+        (out / SETTINGS).unlink()  # only now, so that a folder that is left can always be gone on with

@@ -101,6 +101,6 @@ def write_profile(root: Path) -> None:
     (figures / "evil.csv").write_text(f'word,"{EVIL}"\n{EVIL},1\n')
     tree = {"clip": {"images": 6, "cosine": {"median": 0.5, "median_low": 0.25, "median_high": 0.75}}}
     (figures / "metrics.json").write_text(json.dumps(tree))
-    for seed, stem in enumerate(("figure10", "figure3", "figureA2", "overview", "<b>own")):
+    for seed, stem in enumerate(("figure10", "figure3", "figureA2", "featinv", "<b>own")):
         Image.effect_noise((2000 + seed, 40), 50).convert("RGB").save(figures / f"{stem}.png")
     (figures / "figure3.pdf").write_bytes(b"%PDF")

@@ -55,13 +55,13 @@ def parts(built: Path) -> Parts:
 
 def test_figures_are_in_order_with_what_is_said_of_them(parts: Parts) -> None:
     figures = [attributes for attributes in parts.of("figure") if attributes["id"] not in VIEWER]
-    assert [figure["id"] for figure in figures] == ["figure3", "figureA2", "overview", "<b>own", "figure10"]
+    assert [figure["id"] for figure in figures] == ["figure3", "figureA2", "featinv", "<b>own", "figure10"]
     images = parts.of("img")
-    assert [image["alt"] for image in images][2:4] == [of_figure("overview").alt, "The figure <b>own"]
+    assert [image["alt"] for image in images][2:4] == [of_figure("featinv").alt, "The figure <b>own"]
     assert all(image["width"] == "1600" and image["src"].startswith("data:image/") for image in images)
     links = [link["href"] for link in parts.of("a")]
     assert {"./figure3.png", "./figure3.pdf", "./%3Cb%3Eown.png", "./sizes.csv", "./metrics.json"} <= {*links}
-    assert "./overview.pdf" not in links  # is not there
+    assert "./featinv.pdf" not in links  # is not there
 
 
 VIEWER = ("photograph", "best", "last", "estimate")
@@ -207,14 +207,14 @@ def test_captions_are_of_the_longest_key_that_fits() -> None:
     assert of_figure("layers-vit").title == "What each layer of vit keeps"
     assert of_figure("layers-vit-depth").title.startswith("What is kept along the depth of vit")
     assert "95 % intervals" in of_table("layers-vit-summary") and of_table("unknown") == ""
-    names = ["z10", "z9", "overview", "layers-vit-depth", "layers-vit", "figureA1", "figure13", "figure2"]
+    names = ["z10", "z9", "featinv", "layers-vit-depth", "layers-vit", "figureA1", "figure13", "figure2"]
     assert ordered(names) == [
         "figure2",
         "figure13",
         "figureA1",
         "layers-vit",
         "layers-vit-depth",
-        "overview",
+        "featinv",
         "z9",
         "z10",
     ]

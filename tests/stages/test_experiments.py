@@ -142,24 +142,25 @@ def test_images_that_are_the_photograph_share_all_with_it_and_little_with_others
     assert row["low"] <= row["value"] <= row["high"] and (row["photographs"], row["count"]) == (3, 6)
 
 
-def test_neighbors_are_the_nearest_other_photographs_of_any_kind(tmp_path: Path) -> None:
+def test_neighbors_are_the_most_similar_other_photographs_of_any_kind(tmp_path: Path) -> None:
     (tmp_path / "targets").mkdir()
     rows = ["id,kind,text,source", "a,photo,,", "b,photo,,", "sea,caption,the sea,"]
     (tmp_path / "targets" / "targets.csv").write_text("\n".join(rows))
     for id in ("a", "b"):
         Image.new("RGB", (64, 64)).save(tmp_path / "targets" / f"{id}.png")
-    features = {"a": torch.tensor([0.0, 1.0]), "b": torch.tensor([0.0, 4.0]), "sea": torch.tensor([3.0, 0.0])}
+    features = {"a": torch.tensor([0.0, 1.0]), "b": torch.tensor([1.0, 4.0]), "sea": torch.tensor([3.0, 0.0])}
     save_file(features, tmp_path / "net.safetensors", metadata={"encoder": "net"})
-    held_out = {"features": torch.tensor([[0.0, 2.0], [3.0, 1.0]]), "labels": torch.tensor([1, 0], dtype=torch.uint8)}
+    held_out = {"features": torch.tensor([[0.1, 2.0], [3.0, 1.0]]), "labels": torch.tensor([1, 0], dtype=torch.uint8)}
     (tmp_path / "held").mkdir()
     save_file(held_out, tmp_path / "held" / "net.safetensors", metadata={"classes": '["lion", "bus"]'})
     given = {"net": tmp_path / "net.safetensors"}, tmp_path / "targets"
     run_neighbors(*given, tmp_path / "near.csv", tmp_path / "held", count=2)
     table = read_table(tmp_path / "near.csv", NEIGHBORS)
     found = {id: list(zip(own["kind"], own["name"], own["distance"], strict=True)) for id, own in table.groupby("id")}
-    assert found["a"] == [("reference", "bus", 1.0), ("target", "b", 9.0)]
-    assert found["b"] == [("reference", "bus", 4.0), ("target", "a", 9.0)]
-    assert found["sea"] == [("reference", "lion", 1.0), ("target", "a", 10.0)]
+    expected = {"a": [("bus", 1.01), ("b", 10)], "b": [("bus", 4.81), ("a", 10)], "sea": [("lion", 1), ("b", 20)]}
+    for id, nearest in expected.items():  # by cosine
+        kinds = ["reference", "target"]
+        assert found[id] == [(kind, name, pytest.approx(far)) for kind, (name, far) in zip(kinds, nearest, strict=True)]
     with pytest.raises(FeatspaceError, match="2 photographs, too few for 2 neighbors"):
         run_neighbors(*given, tmp_path / "few.csv", None, count=2)
 

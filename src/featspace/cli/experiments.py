@@ -98,12 +98,12 @@ def ablation(
     params: ParamsFile = None,
 ) -> None:
     """Measure what each part of the method does, from the images of `featspace ablate`."""
-    from featspace.stages.ablation import run_ablation
+    from featspace.stages.ablation import run_ablation, settings_of
 
     loaded, chosen = open_profile(params, profile, device)
     own = chosen.own_ablation
     judge, network = open_network(loaded, chosen, chosen.judge), open_encoder(loaded, chosen, own.encoder)
-    run_ablation(own.encoder, network, judge, own.settings, own.targets, targets, features, decoded, out)
+    run_ablation(own.encoder, network, judge, settings_of(chosen), own.targets, targets, features, decoded, out)
 
 
 @app.command()

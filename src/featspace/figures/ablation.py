@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from featspace.figures.source import Source
 from featspace.figures.style import DPI, GRAY, INK, LINE, MARGIN, WIDTH, Box, axes_at, frame, write
@@ -15,8 +16,9 @@ from featspace.utils.tables import ABLATION, read_table
 SIDE, GAP, LABEL = 384, 20, 900
 MOST = 5
 """Targets that are shown."""
+TICKS = (0.125, 0.25, 0.5, 0.7, 1, 1.4, 2, 4, 8, 16, 32)
+GUIDANCE = {"guidance_weight", "clip_std"}
 NAMES = {
-    "base": "the base",
     "guidance_weight": "weight w =",
     "clip_std": "clipping κ =",
     "recurrences": "recurrences",
@@ -36,19 +38,18 @@ def draw(source: Source, part: str) -> Figure:
     first = table.iloc[0]
     targets, images = table["id"].nunique(), len(table[table["setting"] == first["setting"]])
     note = (
-        "The paper’s method, each row with one change of the base. Right: the squared distance to the target’s feature "
-        f"over that of the base, a dot an image ({images} of {targets} targets), a bar the median; left is nearer. "
-        "Under each name the guided evaluations an image."
+        "The paper’s method: the first row is the base, each other says what it changes. Right: the squared distance "
+        f"to the target’s feature over that of the base, a dot an image ({images} of {targets} targets), a bar the "
+        "median; left is nearer. Under each name the guided evaluations an image."
     )
     text = textwrap.fill(note, 125)
-    height = top + len(settings) * row + DPI // 2 + (text.count("\n") + 1) * LINE
+    height = top + len(settings) * row + DPI // 3 + (text.count("\n") + 1) * LINE
     figure = Figure(figsize=(WIDTH / DPI, height / DPI))
     for line, setting in enumerate(settings):
         own = table[table["setting"] == setting]
         y = top + line * row
-        name = _words(own["changed"].iloc[0]) if isinstance(own["changed"].iloc[0], str) else NAMES["base"]
-        name += f"\n{own['evaluations'].max()} evaluations"
-        write(figure, LABEL - 40, y + SIDE / 2, name, ha="right", fontsize=6.5, linespacing=1.4)
+        name = f"{_words(own['changed'].iloc[0], part)}\n{own['evaluations'].max()} evaluations"
+        write(figure, LABEL - 40, y + SIDE / 2, name, ha="right", fontsize=6, linespacing=1.3)
         for place, id in enumerate(ids):
             image = read_image(source.data / "ablation" / setting / f"{id}-{own['sample'].min()}.png")
             frame(figure, Box(LABEL + place * (SIDE + GAP), y, SIDE), image)
@@ -63,17 +64,18 @@ def draw(source: Source, part: str) -> Figure:
     axes.axvline(1, color=GRAY, linewidth=0.5, linestyle=":")
     axes.set(ylim=(len(settings), 0), yticks=[], xscale="log")
     axes.set_xlabel("distance / base’s", color=INK, fontsize=6.5)
+    axes.set_xticks([tick for tick in TICKS if table["ratio"].min() <= tick <= table["ratio"].max()])
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("{x:g}")
-    axes.tick_params(labelsize=5.5, which="both")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.tick_params(labelsize=6.5)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    write(
-        figure, MARGIN, height - (text.count("\n") + 1) * LINE, text, ha="left", va="top", color=GRAY, linespacing=1.35
-    )
+    bottom = height - (text.count("\n") + 1) * LINE
+    write(figure, MARGIN, bottom, text, ha="left", va="top", color=GRAY, linespacing=1.35)
     return figure
 
 
-def _words(changed: str) -> str:
-    """Each change on a line, in words."""
-    parts = [part.rpartition(" ") for part in changed.split(", ")]
-    return "\n".join(f"{NAMES.get(name, name)} {value}" for name, _, value in parts)
+def _words(changed: str, part: str) -> str:
+    """Each change on a line, in words; of what the base says, the part that is varied."""
+    pairs = [change.rpartition(" ") for change in changed.split(", ")]
+    own = [(name, value) for name, _, value in pairs if (name in GUIDANCE) == (part == "guidance")]
+    return "\n".join(f"{NAMES.get(name, name)} {value}" for name, value in own)

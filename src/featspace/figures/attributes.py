@@ -21,8 +21,8 @@ AGAINST = {
     "chance": ("with other photographs", GRAY, "D"),
 }
 NOTE = (
-    "Below, what these images share, medians with 95 % intervals bootstrapped over photographs; up is more alike. What "
-    "samples have in common with the target, more than with other photographs, is in the feature."
+    "Below, what these images share, medians, with 95 % intervals bootstrapped over photographs where there are "
+    "several; up is more alike. What samples share with the target more than with other photographs is in the feature."
 )
 
 

@@ -59,7 +59,9 @@ def draw(source: Source, encoder: str) -> Figure:
         axes.tick_params(labelsize=6.5)
         axes.spines[["top", "right"]].set_visible(False)
         if line == 0:
-            place = {"loc": "center left", "bbox_to_anchor": (1.02, 0.5), "title": "similarity to"}
-            axes.legend(**place, title_fontsize=6.5, fontsize=6.5, frameon=False, handlelength=1.5)
+            place = (1.02, 0.5)
+            legend = axes.legend(loc="center left", bbox_to_anchor=place, fontsize=6.5, frameon=False, handlelength=1.5)
+            legend.set_title("similarity to")
+            legend.get_title().set_fontsize(6.5)
     write(figure, MARGIN, top + len(pairs) * block - DPI / 4, text, ha="left", va="top", color=GRAY, linespacing=1.35)
     return figure

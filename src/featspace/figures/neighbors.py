@@ -13,14 +13,14 @@ from featspace.figures.style import DPI, GRAY, LINE, NAME, PALE, WIDTH, Box, fra
 from featspace.utils.images import read_image
 from featspace.utils.tables import AGREED, NEIGHBORS, read_table
 
-SIDE, GAP, APART = 320, 14, 44
-STRIP, ROW = 96, 96 + 320 + 40
+SIDE, GAP, APART = 256, 36, 90
+STRIP, ROW = 96, 96 + 256 + 40
 MOST = 2
 """Images of a target that are shown."""
 
 
 def draw(source: Source, encoder: str) -> Figure:
-    """Two targets a line: the photograph, images decoded from its feature, the three nearest other photographs."""
+    """Two targets a line: the photograph, images decoded from its feature, the three most similar other photographs."""
     photos, rows, best = read_rows(
         "photo", source.targets, source.decoded(encoder), source.table(f"similarity-{encoder}")
     )
@@ -29,11 +29,11 @@ def draw(source: Source, encoder: str) -> Figure:
     top, lines = DPI // 5, -(-len(photos) // 2)
     panel = top + lines * ROW + DPI // 12
     note = (
-        "Each line: a photograph, images decoded from its feature, and the other photographs whose features are "
-        "nearest to it: held-out ones, of which the class is written, as they may not be shown, and other targets. "
+        "Each line: a photograph, images decoded from its feature, and the other photographs whose features are most "
+        "similar to it: held-out ones, of which the class is written, as they may not be shown, and other targets. "
         f"Numbers: cosine similarity to the target’s feature, encoder “{encoder}”. {NOTE}"
     )
-    text = textwrap.fill(note, 125)
+    text = textwrap.fill(note, 120)
     height = panel + HEIGHT + (text.count("\n") + 1) * LINE + DPI // 12
     figure = Figure(figsize=(WIDTH / DPI, height / DPI))
     for index, (photo, row) in enumerate(zip(photos, rows, strict=True)):
@@ -55,7 +55,8 @@ def draw(source: Source, encoder: str) -> Figure:
             else:
                 frame(figure, box, cell)
             if index < 2 and place in (0, 1, len(samples) + 1):
-                head, across = {0: ("target", 1), 1: ("decoded", len(samples))}.get(place, ("nearest photographs", 3))
+                heads = {0: ("target", 1), 1: ("decoded", len(samples))}
+                head, across = heads.get(place, ("most similar photographs", 3))
                 write(figure, box.left + (across * (SIDE + GAP) - GAP) / 2, top / 2, head, color=GRAY, fontsize=7)
     draw_attributes(figure, panel, read_table(source.table("agreement-summary"), AGREED), encoder)
     write(figure, NAME, panel + HEIGHT, text, ha="left", va="top", color=GRAY, linespacing=1.35)

@@ -4,47 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-from featspace.config.params import DecodeParams, Params, Profile
+from featspace.config.params import Params, Profile
 from featspace.hub import resolve
 from featspace.hub.sources import ENCODERS, PRIORS
+from featspace.stages.ablation import settings_of
 from featspace.stages.decode import run_decode
 from featspace.utils.errors import UsageError
 from featspace.utils.files import atomic_dir, atomic_file, refuse_taken, sha256
 from featspace.utils.locks import alone
 from featspace.utils.resuming import SETTINGS, unfinished_folder
-from featspace.utils.tables import BASE
 
 
 def _sums(folder: Path) -> list[str]:
     return [sha256(file) for file in sorted(folder.rglob("*.safetensors"))]
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What one run of an ablation decodes with."""
-
-    name: str
-    decode: DecodeParams
-    clip_std: float | None
-
-
-def settings_of(profile: Profile) -> list[Setting]:
-    """Of the profile's ablation: BASE, then each setting. Raises UsageError for none, and one that is out of range."""
-    own, found = profile.own_ablation, []
-    for name, changes in {BASE: {}, **own.settings}.items():
-        values: dict[str, Any] = {**own.base, **changes}
-        clip_std = values.pop("clip_std", profile.encoder(own.encoder).clip_std)
-        where = f"ablation.settings.{name}" if name != BASE or BASE in own.settings else "ablation.base"
-        try:
-            found.append(Setting(name, profile.decode.revised(**values), clip_std))
-        except UsageError as error:
-            raise UsageError(f"{where}: {error}") from error
-    return found
 
 
 def run_ablate(params: Params, profile: Profile, features: Path, out: Path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from featspace.config.params import DecodeParams, Profile
 from featspace.stages.similarity import measure
+from featspace.utils.errors import UsageError
 from featspace.utils.tables import ABLATION, BASE, DECODED, read_table, write_table
 
 if TYPE_CHECKING:
@@ -17,11 +20,42 @@ if TYPE_CHECKING:
 GUIDANCE = {"guidance_weight", "clip_std"}
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What one run of an ablation decodes with."""
+
+    name: str
+    decode: DecodeParams
+    clip_std: float | None
+
+    @property
+    def values(self) -> dict[str, float | None]:
+        """The schedule and the guidance."""
+        own = self.decode
+        schedule = {"steps": own.steps, "recurrences": own.recurrences, "emphasis_steps": own.emphasis_steps}
+        schedule |= {"emphasis_recurrences": own.emphasis_recurrences} if own.emphasis_steps else {}
+        return {**schedule, "guidance_weight": own.guidance_weight, "clip_std": self.clip_std}
+
+
+def settings_of(profile: Profile) -> list[Setting]:
+    """Of the profile's ablation: BASE, then each setting. Raises UsageError for none, and one that is out of range."""
+    own, found = profile.own_ablation, []
+    for name, changes in {BASE: {}, **own.settings}.items():
+        values: dict[str, Any] = {**own.base, **changes}
+        clip_std = values.pop("clip_std", profile.encoder(own.encoder).clip_std)
+        where = f"ablation.settings.{name}" if name != BASE or BASE in own.settings else "ablation.base"
+        try:
+            found.append(Setting(name, profile.decode.revised(**values), clip_std))
+        except UsageError as error:
+            raise UsageError(f"{where}: {error}") from error
+    return found
+
+
 def run_ablation(
     name: str,
     encoder: Encoder,
     judge: Encoder,
-    settings: Mapping[str, Mapping[str, object]],
+    settings: Sequence[Setting],
     only: Sequence[str],
     targets: Path,
     features_file: Path,
@@ -30,21 +64,23 @@ def run_ablation(
 ) -> None:
     """Writes a CSV with tables.ABLATION's columns: a row a setting, target and sample.
 
-    settings: what each changes. decoded: what `run_ablate` wrote, a folder for BASE and for each of the settings, of
-    the targets `only`. The
-    measures are those of `similarity.measure`, of the nearest image. Raises FeatspaceError for files that are missing,
-    damaged or do not match.
+    settings: BASE, then what is varied. decoded: what `run_ablate` wrote, a folder for each of them, of the targets
+    `only`. The measures are those of `similarity.measure`, of the nearest image. Raises FeatspaceError for files that
+    are missing, damaged or do not match.
     """
     parts: list[pd.DataFrame] = []
-    for setting, changes in {BASE: {}, **settings}.items():
-        folder = Path(decoded) / setting
+    base = settings[0].values
+    for setting in settings:
+        values = setting.values
+        changed = {key: values[key] for key in values if setting is settings[0] or values[key] != base.get(key)}
+        folder = Path(decoded) / setting.name
         spent = read_table(folder / "decoded.csv", {**DECODED, "evaluations": int})[["id", "sample", "evaluations"]]
         table = measure(name, encoder, judge, targets, features_file, folder, only).query("image == 'best'")
-        changed = ", ".join(f"{key} {'none' if value is None else value}" for key, value in changes.items())
-        part = BASE if not changes else "guidance" if changes.keys() <= GUIDANCE else "schedule"
+        part = BASE if setting is settings[0] else "guidance" if changed.keys() <= GUIDANCE else "schedule"
+        words = ", ".join(f"{key} {'none' if value is None else f'{value:g}'}" for key, value in changed.items())
         table = table.merge(spent, on=["id", "sample"], validate="one_to_one")
         own = table.set_index(["id", "sample"])["distance"]
         ratio = own / (parts[0].set_index(["id", "sample"])["distance"] if parts else own)
         table = table.merge(ratio.rename("ratio").reset_index(), on=["id", "sample"])
-        parts.append(table.assign(setting=setting, changed=changed, part=part))
+        parts.append(table.assign(setting=setting.name, changed=words, part=part))
     write_table(pd.concat(parts)[list(ABLATION)], out)

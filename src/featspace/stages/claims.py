@@ -98,6 +98,8 @@ def _attributes(path: Path) -> Iterator[Claim]:
         apart = (by_against[TARGET][measure] - by_against[CHANCE][measure]).dropna()
         sign = -1 if measure == "color" else 1  # a difference; the others are similarities
         for images, own in apart.groupby("images", sort=False):
+            if own.index.get_level_values("id").nunique() < 2:  # many samples of one target say nothing of others
+                continue
             values = own.reset_index("id").set_index("id")[measure]
             claim = f"decoded images have the target’s {NAMES[measure]}"
             unit = f"{UNITS.get(measure, 'correlation')}, minus that with other photographs"

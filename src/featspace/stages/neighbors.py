@@ -1,4 +1,4 @@
-"""The photographs nearest to each target in feature space: what an image with such a feature would be taken for."""
+"""The photographs most similar to each target in feature space: what such an image is taken for."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ UNKNOWN = "photograph"
 def run_neighbors(
     features_files: Mapping[str, Path], targets: Path, out: Path, photographs: Path | None = None, count: int = 3
 ) -> None:
-    """Writes a CSV with tables.NEIGHBORS' columns: of each target the `count` photographs of the least distance.
+    """Writes a CSV with tables.NEIGHBORS' columns: of each target the `count` photographs of the greatest cosine.
 
     features_files: of the targets, by encoder. They are the other targets' photographs and, in the folder
     `photographs`, <encoder>.safetensors (`read_references`), of which the class is told. Raises FeatspaceError for
@@ -46,7 +46,7 @@ def run_neighbors(
         others = torch.stack(known)
         for id, feature in features.items():
             distances, cosines = squared_distance(others, feature), cosine_similarity(others, feature)
-            order = [index for index in distances.argsort(stable=True).tolist() if names[index] != (TARGET, id)]
+            order = [index for index in (-cosines).argsort(stable=True).tolist() if names[index] != (TARGET, id)]
             for rank, index in enumerate(order[:count]):
                 numbers = distances[index].item(), cosines[index].item()
                 rows.append((encoder, id, rank, *names[index], *numbers))

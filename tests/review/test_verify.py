@@ -56,13 +56,12 @@ stages:
     metrics: [figures/mini/metrics.json]
   figure:
     cmd: >-
-      featspace figure photos --targets data/mini/targets --decoded data/mini/decoded/clip
-      --table figures/mini/similarity-clip.csv --references figures/mini/references-clip.csv --out figures/mini/figure
+      featspace figures --only 3 --data data/mini --tables figures/mini --out figures/mini
     deps: [figures/mini/similarity-clip.csv, data/mini/decoded/clip]
-    outs: [figures/mini/figure.png, figures/mini/figure.pdf]
+    outs: [figures/mini/figure3.png, figures/mini/figure3.pdf]
   mini:
     cmd: featspace checksums data/mini figures/mini --out figures/mini/SHA256SUMS
-    deps: [data/mini/decoded, figures/mini/metrics.json, figures/mini/figure.png]
+    deps: [data/mini/decoded, figures/mini/metrics.json, figures/mini/figure3.png]
     outs: [figures/mini/SHA256SUMS]
 """
 
@@ -134,7 +133,7 @@ def test_an_altered_image_is_named_with_the_rows_that_it_moves(published, capsys
     recolor(Path("data/mini/decoded/clip/cat-0.png"))
     printed, error = refused(capsys, "--out", "out.csv")
     assert " data/mini/decoded/clip/cat-0.png: altered" in printed
-    assert "figures/mini/similarity-clip.csv" in error and "figures/mini/figure.png" in error
+    assert "figures/mini/similarity-clip.csv" in error and "figures/mini/figure3.png" in error
     assert "resnet" not in error and "references" not in error
     table = pd.read_csv("out.csv").query("file == 'figures/mini/similarity-clip.csv'")
     assert "row 1 (clip, cat, photo, best), judge_cosine" in set(table["where"])
@@ -171,10 +170,10 @@ def test_an_altered_weight_is_named(published, capsys):
 
 
 def test_altered_pixels_of_a_figure_are_named(published, capsys):
-    recolor(Path("figures/mini/figure.png"))
+    recolor(Path("figures/mini/figure3.png"))
     printed, error = refused(capsys)
     assert "256 of " in printed and " pixels, the farthest at (" in printed
-    assert error.endswith("2 of 12 outputs of mini do not agree: figures/mini/figure.png, figures/mini/SHA256SUMS")
+    assert error.endswith("2 of 12 outputs of mini do not agree: figures/mini/figure3.png, figures/mini/SHA256SUMS")
 
 
 def test_an_altered_byte_that_moves_no_measure_is_named(published, capsys):
@@ -206,11 +205,11 @@ def test_a_table_of_other_columns_or_rows_is_named(published, capsys):
     reword(Path("figures/mini/references-clip.csv"), "cosine", "similarity")
     path = Path("figures/mini/similarity-resnet.csv")
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
-    Path("figures/mini/figure.pdf").unlink()
+    Path("figures/mini/figure3.pdf").unlink()
     printed, error = refused(capsys)
     assert "columns: published encoder, id, reference, distance, similarity, measured encoder, " in printed
     assert "rows: published 7, measured 8" in printed
-    assert "missing figures/mini/figure.pdf" in printed
+    assert "missing figures/mini/figure3.pdf" in printed
     assert error.startswith("featspace: error: 4 of 12 outputs")
 
 
@@ -231,7 +230,7 @@ def test_of_the_project_all_that_is_in_figures_is_made_again():
     stages = read_stages(PROJECT, "mini")
     names = {out.as_posix() for stage in stages if not stage.decodes for out in stage.outs}
     there = {path.relative_to(PROJECT).as_posix() for path in (PROJECT / "figures/mini").iterdir()}
-    made = {name for name in there if not Path(name).name.startswith(".")} - {"figures/mini/spread.json"}
+    made = {name for name in there if not Path(name).name.startswith(".")} - {"figures/mini/spread.json", "figures/mini/report.html"}
     assert made <= names
     assert {f"data/mini/features/{encoder}.safetensors" for encoder in ("clip", "efficientnet", "vit")} <= names
     assert {"data/mini/weights.json", "data/mini/targets"} <= names

@@ -230,7 +230,10 @@ def test_of_the_project_all_that_is_in_figures_is_made_again():
     stages = read_stages(PROJECT, "mini")
     names = {out.as_posix() for stage in stages if not stage.decodes for out in stage.outs}
     there = {path.relative_to(PROJECT).as_posix() for path in (PROJECT / "figures/mini").iterdir()}
-    made = {name for name in there if not Path(name).name.startswith(".")} - {"figures/mini/spread.json", "figures/mini/report.html"}
+    made = {name for name in there if not Path(name).name.startswith(".")} - {
+        "figures/mini/spread.json",
+        "figures/mini/report.html",
+    }
     assert made <= names
     assert {f"data/mini/features/{encoder}.safetensors" for encoder in ("clip", "efficientnet", "vit")} <= names
     assert {"data/mini/weights.json", "data/mini/targets"} <= names

@@ -111,7 +111,7 @@ def test_an_interrupted_decoding_leaves_nothing(tmp_path, capsys, monkeypatch, p
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(decoding._Watch, "__call__", interrupt)
+    monkeypatch.setattr(decoding.Watch, "__call__", interrupt)
     with pytest.raises(SystemExit) as stop:
         main(["decode", "photo.jpg", "--encoder", "resnet", "--out", str(tmp_path / "out")])
     assert stop.value.code == 130 and "interrupted" in capsys.readouterr().err

@@ -82,7 +82,7 @@ WRONG = [
     (
         "  judge:",
         "  layers: {nett: {blocks.0: 4}}\n  judge:",
-        "tiny.layers.nett is not an encoder (did you mean net?)",
+        "tiny.layers.nett: nett is not an encoder (did you mean net?)",
     ),
     ("  judge:", "  layers: {net: {blocks.0: 1}}\n  judge:", "tiny.layers.net.blocks.0 is 1: it must be at least 2"),
     ("steps: 20", "steps: 0", "tiny.decode.steps is 0: it must be at least 2"),

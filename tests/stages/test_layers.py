@@ -179,7 +179,7 @@ def test_from_photographs_to_figures(project, offline, monkeypatch, tmp_path):
     params = (project / "params.yaml").read_text().replace("mini:", "mini:\n  layers: {resnet: {layer1: 2, pooled: 3}}")
     (project / "layers.yaml").write_text(params)
     common = ["--params", "layers.yaml"]
-    targets, decoded = tmp_path / "targets", tmp_path / "layers"
+    targets, decoded = tmp_path / "targets", tmp_path / "layers" / "resnet"
     main(["targets", "--out", str(targets), *common])
     for layer in ("layer1", "pooled"):
         features, out = decoded / f"{layer}.safetensors", decoded / layer
@@ -189,14 +189,16 @@ def test_from_photographs_to_figures(project, offline, monkeypatch, tmp_path):
     own = ["features", "--targets", str(targets), "--out", str(tmp_path / "own.safetensors"), "--encoder", "resnet"]
     main([*own, *common])
     assert (tmp_path / "own.safetensors").read_bytes() == (decoded / "pooled.safetensors").read_bytes()
-    tables = [str(tmp_path / name) for name in ("layers.csv", "summary.csv")]
+    tables = [str(tmp_path / f"layers-resnet{end}.csv") for end in ("", "-summary")]
     folders = ["--targets", str(targets), "--decoded", str(decoded)]
     main(["layers", "--encoder", "resnet", *folders, "--out", tables[0], "--summary", tables[1], *common])
     summary = read_table(tables[1], LAYERS)
     assert list(summary["layer"].unique()) == ["layer1", "pooled"] and set(summary["measure"]) == set(MEASURES)
     assert len(pd.read_csv(tables[0])) == 4
-    for name in ("layers", "layers-depth"):
-        main(["figure", name, *folders, "--table", tables[1], "--out", str(tmp_path / name)])
+    names = ["layers-resnet", "layers-resnet-depth"]
+    drawn = [text for name in names for text in ("--only", name)]
+    main(["figures", "--data", str(tmp_path), "--tables", str(tmp_path), "--out", str(tmp_path), *drawn, *common])
+    for name in names:
         assert (tmp_path / f"{name}.png").stat().st_size > 10_000 < (tmp_path / f"{name}.pdf").stat().st_size
 
 

@@ -207,7 +207,7 @@ def test_a_gradient_that_is_not_finite_is_named_and_counted(tmp_path, capsys, mo
 @pytest.mark.parametrize("preset", [("--recurrences", "3"), FAST], ids=["paper", "fast"])
 def test_gradients_that_stay_not_finite_end_the_run(tmp_path, capsys, monkeypatch, preset):
     not_finite(monkeypatch, range(3, 1000))
-    monkeypatch.setattr(decoding._Watch, "LIMIT", 3)
+    monkeypatch.setattr(decoding.Watch, "LIMIT", 3)
     error = fail([tmp_path / "out", "--samples", "1", *preset], capsys)
     assert "the guidance gradient is not finite at timestep" in error and "for 3 evaluations in a row" in error
     assert list(tmp_path.iterdir()) == []

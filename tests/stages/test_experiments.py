@@ -96,6 +96,7 @@ def test_a_setting_that_cannot_be_is_named(features: Path, project: Path, tmp_pa
     for settings, message in (
         ({"few": {"steps": 1}}, "ablation.settings.few: "),
         ({"few": {"stride": 2}}, "ablation.settings.few: "),
+        ({"base": {"recurrences": 1}}, "ablation.settings.base has the name of what all settings start from"),
     ):
         values["mini"]["ablation"] = {**ABLATE, "settings": settings}
         YAML(typ="safe").dump(values, tmp_path / "bad.yaml")
@@ -153,8 +154,8 @@ def test_neighbors_are_the_most_similar_other_photographs_of_any_kind(tmp_path: 
     held_out = {"features": torch.tensor([[0.1, 2.0], [3.0, 1.0]]), "labels": torch.tensor([1, 0], dtype=torch.uint8)}
     (tmp_path / "held").mkdir()
     save_file(held_out, tmp_path / "held" / "net.safetensors", metadata={"classes": '["lion", "bus"]'})
-    given = {"net": tmp_path / "net.safetensors"}, tmp_path / "targets"
-    run_neighbors(*given, tmp_path / "near.csv", tmp_path / "held", count=2)
+    path, held = tmp_path / "net.safetensors", tmp_path / "held" / "net.safetensors"
+    run_neighbors({"net": (path, held)}, tmp_path / "targets", tmp_path / "near.csv", count=2)
     table = read_table(tmp_path / "near.csv", NEIGHBORS)
     found = {id: list(zip(own["kind"], own["name"], own["distance"], strict=True)) for id, own in table.groupby("id")}
     expected = {"a": [("bus", 1.01), ("b", 10)], "b": [("bus", 4.81), ("a", 10)], "sea": [("lion", 1), ("b", 20)]}
@@ -162,7 +163,7 @@ def test_neighbors_are_the_most_similar_other_photographs_of_any_kind(tmp_path: 
         kinds = ["reference", "target"]
         assert found[id] == [(kind, name, pytest.approx(far)) for kind, (name, far) in zip(kinds, nearest, strict=True)]
     with pytest.raises(FeatspaceError, match="2 photographs, too few for 2 neighbors"):
-        run_neighbors(*given, tmp_path / "few.csv", None, count=2)
+        run_neighbors({"net": (path, None)}, tmp_path / "targets", tmp_path / "few.csv", count=2)
 
 
 def test_a_trace_is_the_least_distance_so_far_over_the_nearest_photographs(tmp_path: Path) -> None:

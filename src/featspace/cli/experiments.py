@@ -21,6 +21,7 @@ from featspace.cli.options import (
     open_encoder,
     open_network,
     open_profile,
+    reference_photographs,
 )
 
 Mixed = Annotated[Path, typer.Option("--mixed", help="File of features that `featspace mix` wrote.")]
@@ -43,9 +44,8 @@ def mix(
     from featspace.stages.mixtures import run_mix
 
     loaded, chosen = open_profile(params, profile, device)
-    folder = chosen.similarity.photographs
-    photographs = None if folder is None else loaded.root / folder / f"{encoder}.safetensors"
-    run_mix(open_encoder(loaded, chosen, encoder), chosen.mixture(encoder), targets, features, out, photographs)
+    network, photographs = open_encoder(loaded, chosen, encoder), reference_photographs(loaded, chosen, encoder)
+    run_mix(network, chosen.mixture(encoder), targets, features, out, photographs)
 
 
 @app.command()
@@ -132,13 +132,12 @@ def neighbors(
     profile: ProfileName = None,
     params: ParamsFile = None,
 ) -> None:
-    """List the photographs that are nearest to each target in feature space."""
+    """List the photographs that are most similar to each target in feature space."""
     from featspace.stages.neighbors import run_neighbors
 
     loaded, chosen = open_profile(params, profile)
-    folder = chosen.similarity.photographs
-    photographs = None if folder is None else loaded.root / folder
-    run_neighbors({path.stem: path for path in features}, targets, out, photographs)
+    by_encoder = {path.stem: (path, reference_photographs(loaded, chosen, path.stem)) for path in features}
+    run_neighbors(by_encoder, targets, out)
 
 
 @app.command()

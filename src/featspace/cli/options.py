@@ -69,6 +69,12 @@ def open_network(params: Params, profile: Profile, network: str, layer: str | No
     return load_encoder(network, params.root, layer=layer).to(choose_device(profile.decode.device))
 
 
+def reference_photographs(params: Params, profile: Profile, encoder: str) -> Path | None:
+    """The file of the reference photographs' features by an encoder; None where the profile has none."""
+    folder = profile.similarity.photographs
+    return None if folder is None else params.root / folder / f"{encoder}.safetensors"
+
+
 def keep_freed_memory() -> None:
     """Has glibc keep what is freed, where it would map and clear every large tensor anew."""
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None

@@ -21,6 +21,7 @@ from featspace.cli.options import (
     open_encoder,
     open_network,
     open_profile,
+    reference_photographs,
 )
 
 
@@ -109,9 +110,7 @@ def references(
     from featspace.stages.similarity import run_references
 
     loaded, chosen = open_profile(params, profile, device)
-    folder = chosen.similarity.photographs
-    photographs = None if folder is None else loaded.root / folder / f"{encoder}.safetensors"
-    network = open_encoder(loaded, chosen, encoder)
+    network, photographs = open_encoder(loaded, chosen, encoder), reference_photographs(loaded, chosen, encoder)
     run_references(encoder, network, targets, features, out, photographs, chosen.similarity.jpeg)
 
 

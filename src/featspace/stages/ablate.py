@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -55,6 +54,7 @@ def run_ablate(params: Params, profile: Profile, features: Path, out: Path) -> N
             run_decode(
                 params, changed, own.encoder, [features], [], work / setting.name, setting.decode, only=own.targets
             )
-        shutil.rmtree(out, ignore_errors=True)  # an empty folder at most
+        if out.is_dir():
+            out.rmdir()  # nothing is in it, or this raises
         work.replace(out)
         (out / SETTINGS).unlink()  # only now, so that a folder that is left can always be gone on with

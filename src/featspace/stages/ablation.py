@@ -40,10 +40,12 @@ class Setting:
 def settings_of(profile: Profile) -> list[Setting]:
     """Of the profile's ablation: BASE, then each setting. Raises UsageError for none, and one that is out of range."""
     own, found = profile.own_ablation, []
+    if BASE in own.settings:
+        raise UsageError(f"ablation.settings.{BASE} has the name of what all settings start from: rename it")
     for name, changes in {BASE: {}, **own.settings}.items():
         values: dict[str, Any] = {**own.base, **changes}
         clip_std = values.pop("clip_std", profile.encoder(own.encoder).clip_std)
-        where = f"ablation.settings.{name}" if name != BASE or BASE in own.settings else "ablation.base"
+        where = "ablation.base" if name == BASE else f"ablation.settings.{name}"
         try:
             found.append(Setting(name, profile.decode.revised(**values), clip_std))
         except UsageError as error:

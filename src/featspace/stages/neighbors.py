@@ -20,25 +20,23 @@ UNKNOWN = "photograph"
 """In place of a class that is not known."""
 
 
-def run_neighbors(
-    features_files: Mapping[str, Path], targets: Path, out: Path, photographs: Path | None = None, count: int = 3
-) -> None:
+def run_neighbors(by_encoder: Mapping[str, tuple[Path, Path | None]], targets: Path, out: Path, count: int = 3) -> None:
     """Writes a CSV with tables.NEIGHBORS' columns: of each target the `count` photographs of the greatest cosine.
 
-    features_files: of the targets, by encoder. They are the other targets' photographs and, in the folder
-    `photographs`, <encoder>.safetensors (`read_references`), of which the class is told. Raises FeatspaceError for
-    files that are missing or damaged, and if there are not as many photographs.
+    by_encoder: the features of the targets, and those of reference photographs (`read_references`), of which the class
+    is told, if there are some. The other targets' photographs count as well. Raises FeatspaceError for files that are
+    missing or damaged, and if there are not as many photographs.
     """
     photos = [target.id for target in read_targets(targets) if target.kind == "photo"]
     rows = []
-    for encoder, path in features_files.items():
+    for encoder, (path, photographs) in by_encoder.items():
         features = {id: feature.flatten() for id, feature in read_features(path)[0].items()}
         shown = [id for id in photos if id in features]
         names = [(TARGET, id) for id in shown]
         known = [features[id] for id in shown]
         if photographs is not None:
             dim = len(next(iter(features.values())))
-            held_out = read_references(Path(photographs) / f"{encoder}.safetensors", dim)
+            held_out = read_references(photographs, dim)
             names += [(REFERENCE, name) for name in held_out.classes or [UNKNOWN] * len(held_out.features)]
             known += list(held_out.features)
         if len(known) <= count:

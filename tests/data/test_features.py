@@ -58,6 +58,25 @@ def test_texts_of_one_id_are_numbered(tmp_path: Path) -> None:
         count_features([tmp_path / "own.safetensors"] * 2, texts)
 
 
+def test_a_folder_stands_for_its_photographs(tmp_path: Path) -> None:
+    """In a folder of targets files are named after ids; else ids are made of the names."""
+    encoder = Colors(has_text=False)
+    make_targets(tmp_path / "targets")
+    Image.new("RGB", (40, 32), "lime").save(tmp_path / "targets/A.JPG")
+    (tmp_path / "targets/.two.png").write_bytes(b"left by a file manager")
+    features, photographs = gather_features(encoder, [tmp_path / "targets"], [], 32)
+    files = [tmp_path / "targets" / name for name in ("A.JPG", "two.png")]
+    one_by_one, _ = gather_features(encoder, files, [], 32)
+    assert list(features) == list(photographs) == list(one_by_one) == ["A", "two"]
+    assert all(torch.equal(features[name], one_by_one[name]) for name in features)
+    assert count_features([tmp_path / "targets"], []) == 2
+    (tmp_path / "targets/targets.csv").unlink()
+    assert list(gather_features(encoder, [tmp_path / "targets"], [], 32)[0]) == ["a", "two"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FeatspaceError, match="empty: no photograph in this folder"):
+        count_features([tmp_path / "targets", tmp_path / "empty"], [])
+
+
 def test_features(tmp_path: Path) -> None:
     make_targets(tmp_path / "targets")
     run_features(Colors(has_text=True), tmp_path / "targets", tmp_path / "both.safetensors")

@@ -48,7 +48,9 @@ def train(
 def decode(
     controlnet: ControlNet,
     out: Out,
-    sources: Annotated[list[Path], typer.Argument(help="Photographs, or .safetensors files of features.")],
+    sources: Annotated[
+        list[Path], typer.Argument(help="Photographs, folders of them, or .safetensors files of features.")
+    ],
     device: Device = None,
     profile: ProfileName = None,
     params: ParamsFile = None,

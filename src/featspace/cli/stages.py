@@ -133,9 +133,7 @@ def metrics(
 def layers(
     encoder: EncoderName,
     targets: Targets,
-    decoded: Annotated[
-        Path, typer.Option(help="Folder with, for each layer, LAYER.safetensors and a folder LAYER of `decode`.")
-    ],
+    decoded: Annotated[Path, typer.Option(help="Folder with, for each layer, a folder LAYER of `decode`.")],
     out: Out,
     summary: Annotated[Path, typer.Option(help="Table of medians, shares and intervals to write, by layer.")],
     device: Device = None,

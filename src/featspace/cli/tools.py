@@ -20,7 +20,7 @@ def decode(
     out: Annotated[Path, typer.Option("--out", help="New folder for the images and tables.")],
     sources: Annotated[
         list[Path] | None,
-        typer.Argument(help="Photographs, or .safetensors files of features.", show_default=False),
+        typer.Argument(help="Photographs, folders of them, or .safetensors files of features.", show_default=False),
     ] = None,
     text: Annotated[list[str] | None, typer.Option("--text", help="A caption, for encoders with a text tower.")] = None,
     layer: Layer = None,

@@ -14,17 +14,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from featspace.data.targets import slug
+from featspace.data.targets import TABLE, slug
 from featspace.utils.errors import FeatspaceError, UsageError, one_line
 from featspace.utils.files import atomic_file
-from featspace.utils.images import read_image, square, to_tensor
+from featspace.utils.images import images_in, read_image, square, to_tensor
 from featspace.utils.names import check_name
 
 if TYPE_CHECKING:
     from featspace.encoders.encoder import Encoder
 
 
-NOTHING = "nothing to decode: name a photograph, a .safetensors file of features, or --text"
+NOTHING = "nothing to decode: name a photograph or a folder of them, a .safetensors file of features, or --text"
 
 
 def read_features(
@@ -70,6 +70,17 @@ def _size(shape: tuple[int, ...]) -> str:
     return f"{shape[0]} dimensions" if len(shape) == 1 else f"a map of shape {list(shape)}"
 
 
+def expanded(sources: Iterable[Path]) -> list[Path]:
+    """The sources, with each folder replaced by the photographs in it. Raises FeatspaceError if there is none in it."""
+    found: list[Path] = []
+    for source in sources:
+        photographs = images_in(source) if source.is_dir() else [source]
+        if not photographs:
+            raise FeatspaceError(f"{source}: no photograph in this folder; name another, or a file")
+        found += photographs
+    return found
+
+
 def count_features(sources: Iterable[Path], texts: Iterable[str], encoder: Encoder | None = None) -> int:
     """How many targets `gather_features` will find. Raises as that does; without a network, for what is seen so."""
     return len(_origins(sources, texts, encoder))
@@ -78,6 +89,7 @@ def count_features(sources: Iterable[Path], texts: Iterable[str], encoder: Encod
 def _origins(sources: Iterable[Path], texts: Iterable[str], encoder: Encoder | None) -> dict[str, str]:
     """Where each target comes from, by id: the sources, then the texts themselves, numbered where an id is taken."""
     names: dict[str, str] = {}
+    sources = expanded(sources)
 
     def add(name: str, origin: str) -> None:
         if name in names:
@@ -93,7 +105,7 @@ def _origins(sources: Iterable[Path], texts: Iterable[str], encoder: Encoder | N
                 add(name, str(source))
         else:
             read_image(source)
-            add(slug(source.stem), str(source))
+            add(_photograph_id(source), str(source))
     for text in texts:
         if encoder is not None and not encoder.has_text:
             raise FeatspaceError(f"{encoder.network}: has no text tower; name a CLIP or SigLIP network")
@@ -102,6 +114,11 @@ def _origins(sources: Iterable[Path], texts: Iterable[str], encoder: Encoder | N
     if not names:
         raise UsageError(NOTHING)
     return names
+
+
+def _photograph_id(path: Path) -> str:
+    """Of a photograph in a folder of targets, its file is named after its id already."""
+    return path.stem if (path.parent / TABLE).is_file() else slug(path.stem)
 
 
 def _numbered(name: str, number: int) -> str:
@@ -140,13 +157,14 @@ def write_features(features: Mapping[str, Tensor], encoder: Encoder, out: Path) 
 def gather_features(
     encoder: Encoder, sources: Iterable[Path], texts: Iterable[str], resolution: int
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Target features (D,) by id, of photographs, .safetensors files of features, and texts; and the photographs.
+    """Target features (D,) by id, of photographs or folders of them, .safetensors files of features, and texts; and
+    the photographs.
 
     The latter are cropped to the square of `resolution` pixels that the decoder makes, (3, H, W) in [0, 1], by id.
     A text whose id is taken gets a number after it. Raises UsageError for two photographs or features of one id and for
     none at all, FeatspaceError for what cannot be read.
     """
-    sources, texts = list(sources), list(texts)
+    sources, texts = expanded(sources), list(texts)
     origins = _origins(sources, texts, encoder)
     device = next(encoder.parameters()).device
     features: dict[str, torch.Tensor] = {}
@@ -157,8 +175,8 @@ def gather_features(
             features |= {name: feature.flatten() for name, feature in found.items()}
         else:
             image = to_tensor(square(read_image(source), resolution))
-            features[slug(source.stem)] = encoder(image[None].to(device))[0].float().cpu()
-            photographs[slug(source.stem)] = image
+            features[_photograph_id(source)] = encoder(image[None].to(device))[0].float().cpu()
+            photographs[_photograph_id(source)] = image
     for name, text in list(origins.items())[len(features) :]:
         features[name] = encoder.encode_text([text])[0].float().cpu()
     return features, photographs

@@ -48,7 +48,7 @@ def run_decode(
     layer: str | None = None,
     only: Collection[str] = (),
 ) -> pd.DataFrame:
-    """Decodes every feature of `sources` (photographs, or .safetensors files of features) and of `texts`.
+    """Decodes every feature of `sources` (photographs, folders of them, .safetensors files of features) and of `texts`.
 
     `encoder` is one of the profile's, or any network; `layer` stands in for its own. `only`: of the targets, those
     with these ids, by default all. Writes into the new folder `out`,

@@ -11,6 +11,7 @@ import pandas as pd
 from torch import Tensor
 
 from featspace.data.features import feature_and_class, feature_and_classes
+from featspace.data.targets import read_targets
 from featspace.metrics.attributes import (
     Attributes,
     attributes,
@@ -21,7 +22,6 @@ from featspace.metrics.attributes import (
 )
 from featspace.metrics.bootstrap import bootstrap_interval
 from featspace.metrics.similarity import cosine_similarity
-from featspace.stages.similarity import targets_with_features
 from featspace.utils.errors import FeatspaceError
 from featspace.utils.images import read_image
 from featspace.utils.tables import DECODED, read_table, write_table
@@ -81,22 +81,24 @@ def run_layers(
 
     Each measure is of the image and its photograph; `<measure>_chance` is the mean over all other photographs.
     name: goes into the column `encoder`. networks: each layer, by depth, with the encoder at it. decoded: folder with
-    <layer>.safetensors, the targets' features, and in <layer> decoded.csv and <id>-<sample>.png. Captions are left out.
+    <layer> with decoded.csv and <id>-<sample>.png. Captions are left out.
     Raises FeatspaceError for files that are missing, damaged or do not match.
     """
-    photographs: dict[str, Seen] = {}
+    photos = [target.id for target in read_targets(targets) if target.kind == "photo"]
+    paths = {id: Path(targets) / f"{id}.png" for id in photos}
+    if not paths:
+        raise FeatspaceError(f"{targets}: no photograph among the targets; layers are compared by photographs")
+    photographs = {id: see(judge, path) for id, path in paths.items()}
     rows = []
     for layer, encoder in networks:
-        features_file, folder = Path(decoded) / f"{layer}.safetensors", Path(decoded) / layer
-        wanted = targets_with_features(encoder, targets, features_file)
-        features = {target.id: feature for target, feature in wanted if target.kind == "photo"}
+        folder = Path(decoded) / layer
+        features = {id: feature_and_class(encoder, read_image(path))[0] for id, path in paths.items()}
         samples = read_table(folder / "decoded.csv", {**DECODED, "evaluations": int})
-        if differing := sorted(set(samples["id"]) ^ {target.id for target, _ in wanted}):
-            where = f"{folder}/decoded.csv and {features_file}"
-            raise FeatspaceError(f"{where}: only one of them has target '{differing[0]}'; decode again")
-        photographs = photographs or {id: see(judge, Path(targets) / f"{id}.png") for id in features}
+        if differing := sorted(set(samples["id"]) ^ set(features)):
+            where = f"{folder}/decoded.csv and {targets}"
+            raise FeatspaceError(f"{where}: only one of them has photograph '{differing[0]}'; decode again")
         shape = "×".join(map(str, encoder.shape))
-        for row in samples[samples["id"].isin(features)].itertuples():
+        for row in samples.itertuples():
             path = folder / f"{row.id}-{row.sample}.png"
             image, (feature, _) = see(judge, path), feature_and_class(encoder, read_image(path))
             key = {"encoder": name, "layer": layer, "shape": shape, "id": row.id, "sample": row.sample}
@@ -108,8 +110,6 @@ def run_layers(
                 cosine = cosine_similarity(feature, features[id]).item()
                 measured[id] = {"cosine": cosine, **compare(image, photograph)}
             rows.append({**key, "evaluations": row.evaluations, **measured.pop(row.id), **_chance(measured)})
-    if not rows:
-        raise FeatspaceError(f"{targets}: no photograph among the targets; layers are compared by photographs")
     table = pd.DataFrame(rows)
     write_table(table, out)
     write_table(summarize(table, resamples, seed), summary)

@@ -13,9 +13,7 @@ from featspace.config.params import Profile
 from featspace.data.targets import Target, locate_image, slug, write_list
 from featspace.utils.errors import FeatspaceError, UsageError
 from featspace.utils.files import atomic_dir
-from featspace.utils.images import read_image, save_png, square, to_tensor
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".gif", ".bmp"}  # of images in a folder
+from featspace.utils.images import images_in, read_image, save_png, square, to_tensor
 
 
 def run_targets(profile: Profile, root: Path, out: Path) -> None:
@@ -62,8 +60,7 @@ def _photos(profile: Profile, root: Path) -> Iterator[_Photo]:
         if not path.is_dir():
             yield _Photo(name, photo.image, path, photo.crop)
             continue
-        images = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
-        images = [file for file in images if not file.name.startswith(".")]  # such as macOS leaves beside each
+        images = images_in(path)
         if not images:
             raise FeatspaceError(f"{path}: photos.{name} is a folder without an image; name another")
         for file in images:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch  # takes a second, which figures and targets need not wait for
 
 MIN_SIDE = 8
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".gif", ".bmp"}  # of images in a folder
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -27,6 +28,12 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """By EXIF's orientation: what turns the image upright."""
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The files in a folder that are images by their suffix, by name, without the hidden ones."""
+    images = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
+    return [file for file in images if not file.name.startswith(".")]  # such as macOS leaves beside each
 
 
 def read_image(path: Path) -> Image.Image:

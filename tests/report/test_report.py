@@ -105,8 +105,8 @@ def test_a_long_trace_is_thinned_and_keeps_its_lowest_and_its_estimates(copied: 
     main(["report", "--out", "report.html"])
     runs = json.loads(Parts(Path("report.html").read_text()).scripts["application/json"])["runs"]
     thin = next(run for run in runs if (run["target"], run["sample"]) == ("cat", 0))["trace"]
-    assert 120 <= len(thin["e"]) <= 122 and thin["e"][0] == 0 and thin["e"][-1] == len(long) - 1
-    lowest = thin["e"].index(777)
+    assert 120 <= len(thin["e"]) <= 122 and thin["e"][0] == 1 and thin["e"][-1] == len(long)
+    lowest = thin["e"].index(778)
     assert thin["d"][lowest] == min(thin["d"]) == 1 and thin["f"] == {str(lowest): 2}
 
 

@@ -28,9 +28,9 @@ def read_runs(name: str, profile: Profile, data: Path, figures: Path, gallery: G
 
     A run has target, encoder, layer, sample; best, last, strip: indices in the gallery, of the image, the last image
     and the estimates, None if there are none; frames: their number; side: of the saved image, in pixels; distance,
-    cosine, judge, last_distance: numbers or None; trace: evaluations `e`, timesteps `t`, squared distances `d` and, by
-    the index of a point, frames `f`. `name` is the profile's. Raises FeatspaceError for files that are missing, with
-    the command that makes them, are damaged or do not match.
+    cosine, judge, last_distance: numbers or None; trace: evaluations `e`, from 1 on, timesteps `t`, squared distances
+    `d` and, by the index of a point, frames `f`. `name` is the profile's. Raises FeatspaceError for files that are
+    missing, with the command that makes them, are damaged or do not match.
     """
     targets = {target.id: target for target in read_targets(data / "targets")}
     runs = []
@@ -135,7 +135,7 @@ def thinned(trace: pd.DataFrame, frames: int, strip: Path) -> dict[str, Any] | N
     kept |= {int(trace["distance_before"].to_numpy().argmin()), *np.flatnonzero(estimates.notna()).tolist()}
     rows = sorted(kept)
     return {
-        "e": trace["evaluation"].iloc[rows].tolist(),
+        "e": (trace["evaluation"].iloc[rows] + 1).tolist(),
         "t": trace["t"].iloc[rows].tolist(),
         "d": [float(f"{distance:.4g}") for distance in trace["distance_before"].iloc[rows]],
         "f": {point: int(estimates.iloc[row]) for point, row in enumerate(rows) if pd.notna(estimates.iloc[row])},

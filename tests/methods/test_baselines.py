@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_noise_optimization import BARS, gaussian_noise, painted
+from noise_problem import BARS, gaussian_noise, painted
 
 from featspace.benchmark.methods import METHODS
 from featspace.methods import METHODS as ALL

@@ -1,57 +1,16 @@
-"""The preset `fast`: against a prior with closed forms, against the paper's preset, and its invariants."""
+"""The descent of the preset `fast`: against a prior with closed forms, and against the paper's preset."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from test_self_recurrence import alphas_cumprod, noise_of, problem_of_toys
+from noise_problem import BARS, decode, exact, flat, gaussian_noise, sigma, solve
 from test_self_recurrence import decode as paper_decode
-from toy_models import DTYPE, ToyEncoder, ToyVAEDecoder, target_feature
+from test_self_recurrence import noise_of
+from toy_models import DTYPE
 
 from featspace.methods import noise_optimization as fast
-from featspace.methods.noise_optimization import optimize_noise, polar_distance, visits
-from featspace.methods.problem import Decoded, Problem
-from featspace.utils.errors import FeatspaceError, UsageError
-
-BARS = alphas_cumprod(1000)
-CENTER, SPREAD = 0.3, 0.5
-
-
-def gaussian_noise(z: torch.Tensor, t: int) -> torch.Tensor:
-    """The exact noise prediction where latents are normal with mean CENTER and standard deviation SPREAD."""
-    bar = BARS[t]
-    return (1 - bar).sqrt() * (z - bar.sqrt() * CENTER) / (bar * SPREAD**2 + 1 - bar)
-
-
-def painted(z: torch.Tensor) -> torch.Tensor:
-    """Latents as images of three channels: the fourth is seen by no encoder."""
-    return z[:, :3]
-
-
-def decode(seeds=(3,), targets=None, evaluations=30, encode=None, **options):
-    targets = target_feature(5) if targets is None else targets
-    problem = problem_of_toys(5, 20, targets, noise_of(*seeds))
-    problem.decode_latents = ToyVAEDecoder(5)
-    problem.encode = encode or problem.encode
-    return optimize_noise(problem, evaluations=evaluations, **options)
-
-
-def solve(encode, targets, seeds, evaluations, copy=None, preview=None, **options) -> Decoded:
-    """With the exact prior of `gaussian_noise`."""
-    problem = Problem(gaussian_noise, painted, encode, targets, noise_of(*seeds), BARS, copy, preview)
-    return optimize_noise(problem, evaluations=evaluations, **options)
-
-
-def flat(images: torch.Tensor) -> torch.Tensor:
-    return images.flatten(1)
-
-
-def exact(evaluations=60, seeds=(1,), target=0.4, encode=flat, **options):
-    return solve(encode, torch.full((len(seeds), 192), target, dtype=DTYPE), seeds, evaluations, **options)
-
-
-def sigma(t: int) -> float:
-    return float(((1 - BARS[t]) / BARS[t]).sqrt())
+from featspace.methods.noise_optimization import polar_distance, visits
 
 
 def test_one_half_of_the_budget_descends_at_the_first_level_and_the_other_at_the_last():
@@ -203,100 +162,3 @@ def test_pixels_out_of_range_are_brought_back(monkeypatch):
     kept = excess()
     monkeypatch.setattr(fast, "RANGE", 0.0)
     assert kept < 0.7 * excess()
-
-
-def test_a_sample_does_not_depend_on_its_batch():
-    targets = torch.cat([target_feature(5), target_feature(6)])
-    both = decode((3, 4), targets)
-    alone = decode((4,), targets[1:])
-    for name in ("images", "last_images", "distances", "latents"):
-        torch.testing.assert_close(getattr(both, name)[1:], getattr(alone, name), rtol=1e-9, atol=1e-9)
-    assert torch.equal(decode((3, 4), targets).images, both.images)
-
-
-def test_a_finished_sample_leaves_the_batch_and_the_others_go_on():
-    targets, sizes = torch.cat([target_feature(5), target_feature(6)]), []
-    encoder = ToyEncoder(5)
-
-    def encode(images):
-        sizes.append(len(images))
-        return encoder(images)
-
-    whole = decode((3, 4), targets)
-    seen = torch.stack([before for _, before, _ in whole.trace])  # (evaluations, 2)
-    stop_at = float(seen[:, 0].min() * 1.5)
-    result = decode((3, 4), targets, encode=encode, stop_at=stop_at)
-    for sample in range(2):
-        below = (seen[:, sample] <= stop_at).nonzero()
-        assert result.evaluations[sample] == (below[0, 0] + 1 if len(below) else len(seen))
-    first = int(result.evaluations.min())
-    assert sizes == [2] * first + [1] * (int(result.evaluations.max()) - first) + [2]  # and both last images
-    assert result.distances[0] <= stop_at
-    losses = torch.stack([before for _, before, _ in result.trace])
-    assert losses[result.evaluations[0] :, 0].isnan().all()
-    torch.testing.assert_close(losses[losses.isfinite()], seen[: len(losses)][losses.isfinite()], rtol=1e-9, atol=1e-9)
-    done = int(result.evaluations.argmin())
-    torch.testing.assert_close(result.last_distances[done], result.distances[done])
-
-
-def test_the_best_image_has_the_least_distance_seen():
-    seen = []
-    result = decode(callback=seen.append)
-    trace = torch.cat([before for _, before, _ in result.trace])
-    assert len(seen) == len(trace) == int(result.evaluations) == 30
-    assert result.distances == trace.min() and result.timesteps == result.trace[int(trace.argmin())][0]
-    torch.testing.assert_close((ToyEncoder(5)(result.images) - target_feature(5)).square().sum(1), result.distances)
-
-
-def test_a_preview_takes_the_decoders_place_at_the_first_level_and_is_never_the_result():
-    shown = []
-
-    def preview(z):
-        shown.append(len(z))
-        return painted(z)
-
-    plain, coarse = exact(target=0.5), exact(target=0.5, preview=preview)
-    torch.testing.assert_close(coarse.latents, plain.latents)
-    high = 30
-    assert len(shown) == high
-
-    perfect = torch.full((1, 3, 8, 8), 0.5, dtype=DTYPE)  # it shows the target itself, which is not what D shows
-    coarse = exact(target=0.5, preview=lambda z: perfect + 0 * painted(z), stop_at=1e-9)
-    assert int(coarse.evaluations) > high  # it ends none
-    seen = torch.cat([before for _, before, _ in coarse.trace])
-    assert seen[:high].max() == 0 and coarse.distances == seen[high:].nan_to_num(torch.inf).min()
-
-
-def test_a_gradient_that_is_not_finite_leaves_its_sample_unguided():
-    targets, encoder = torch.cat([target_feature(5), target_feature(6)]), ToyEncoder(5)
-
-    def broken(images):
-        found = encoder(images)
-        nothing = (found[:1] - found[:1].detach()).sqrt()  # its derivative is infinite
-        return torch.cat([found[:1] + nothing, found[1:]])
-
-    result = decode((3, 4), targets, encode=broken)
-    assert result.unguided.tolist() == [30, 0]
-    torch.testing.assert_close(result.distances[1:], decode((4,), targets[1:]).distances, rtol=1e-9, atol=1e-9)
-
-
-def test_what_cannot_be_decoded_is_refused():
-    with pytest.raises(FeatspaceError, match="never finite"):
-        decode(targets=torch.full((1, 12), torch.nan, dtype=DTYPE))
-    with pytest.raises(FeatspaceError, match="zero all over"):
-        decode((3, 4), targets=torch.cat([target_feature(5), torch.zeros(1, 12, dtype=DTYPE)]))
-    with pytest.raises(UsageError, match="evaluations is 1"):
-        decode(evaluations=1)
-    with pytest.raises(UsageError, match="stop_at is NaN"):
-        decode(stop_at=float("nan"))
-
-
-def test_a_callback_may_change_where_the_descent_goes_on():
-    given, seen = torch.full((1, 4, 8, 8), 0.25, dtype=DTYPE), []
-
-    def change(step):
-        seen.append(step)
-        return given if step.index == 3 else None
-
-    exact(callback=change)
-    assert torch.equal(seen[4].latents, given) and torch.equal(seen[1].latents, seen[0].next_latents)

@@ -86,9 +86,10 @@ def run_bench(
 
     def decode(jobs: list[Job], images: Images, stage: str) -> None:
         keys = [[(job, id, sample) for id, sample in bench.first(images)] for job in jobs]
+        earlier = set(planned)
         planned.extend(key for part in keys for key in part)
         for part in tqdm(keys, desc=f"{name}, {stage}", unit="job", disable=not keys):
-            bench.decode(part)
+            bench.decode([key for key in part if key not in earlier])
 
     if weights_of is None:
         tuning = [Job(method, budget, weight) for method in tuned for weight in METHODS[method].weights]
@@ -155,10 +156,11 @@ class _Bench:
         return [(id, sample) for id in list(self.photographs)[: images.photos] for sample in range(images.samples)]
 
     def decode(self, keys: list[Key]) -> None:
-        """Decodes what is not yet there of one job's images, in batches; writes each batch when it is done."""
-        waiting = [key for key in keys if key not in self.rows]
-        for start in range(0, len(waiting), self.params.batch):
-            part = waiting[start : start + self.params.batch]
+        """Decodes one job's images in batches, but for those that are there as a whole; writes each when it is done."""
+        for start in range(0, len(keys), self.params.batch):
+            part = keys[start : start + self.params.batch]
+            if all(key in self.rows for key in part):
+                continue
             begin = time.perf_counter()
             images = self._images(part)
             seconds = (time.perf_counter() - begin) / len(part)

@@ -121,7 +121,7 @@ def test_an_interrupted_run_does_not_go_on_with_other_weights(tmp_path, capsys, 
 def test_a_run_that_was_killed_before_its_first_image_stands_in_nobodys_way(tmp_path, capsys, monkeypatch):
     interrupt_at(monkeypatch, 1)
     with monkeypatch.context() as patch:
-        patch.setattr(unfinished.shutil, "rmtree", lambda _: None)  # a killed process removes nothing
+        patch.setattr(unfinished, "discard", lambda *_: None)  # a killed process removes nothing
         assert "finished images" not in fail([tmp_path / "out"], capsys)
     assert (tmp_path / "out.unfinished").is_dir()
     decode(tmp_path / "out", "--weight", "1")

@@ -43,7 +43,9 @@ class DecodeParams(Section):
     emphasis_recurrences: int = Field(1000, ge=1)
     guidance_weight: float = Field(4.0, ge=0)
     samples: int = Field(1, ge=1)  # images a target
-    batch: int = Field(8, ge=1)  # images decoded at once, at most; images of another batch differ by rounding
+    batch: int = Field(
+        8, ge=1
+    )  # images decoded at once; of another batch they differ, by rounding that guidance amplifies
     precision: Literal["float32", "bfloat16"] = "float32"  # of the prior; the encoder is always float32
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU if there is one
 
@@ -52,6 +54,11 @@ class DecodeParams(Section):
         """What the preset itself takes: its budget, or its schedule."""
         schedule = {"steps", "recurrences", "emphasis_steps", "emphasis_recurrences"}
         return self.model_dump(include={"evaluations", "stop_at"} if self.preset == "fast" else schedule)
+
+    @property
+    def group(self) -> int:
+        """Consecutive targets that are decoded at once: as many as have all their samples in a batch, at least one."""
+        return max(1, self.batch // self.samples)
 
     def refuse_idle(self, given: Iterable[str]) -> None:
         """Raises UsageError if one of the parameters `given` has no effect in this preset."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import os
 import shutil
@@ -56,9 +57,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _renamed(path: Path) -> Iterator[Path]:
-    partial = path.with_name(f".partial-{uuid.uuid4().hex[:8]}-{path.name}")
+    partial = _partial(path)
     try:
-        _writable(path)
+        require_writable(path)
         yield partial
         partial.replace(path)
     except Exception as error:
@@ -72,7 +73,30 @@ def _renamed(path: Path) -> Iterator[Path]:
             partial.unlink()
 
 
-def _writable(path: Path) -> None:
+def _partial(path: Path) -> Path:
+    return path.with_name(f".partial-{uuid.uuid4().hex[:8]}-{path.name}")
+
+
+def discard(folder: Path, path: Path) -> None:
+    """Removes a folder at once, for whoever is killed meanwhile: what is left then is as if of `path` half-made."""
+    partial = _partial(path)
+    folder.replace(partial)
+    shutil.rmtree(partial)
+
+
+def clear_partials(folder: Path, name: str | None = None) -> None:
+    """Removes what processes that were killed left half-made in a folder: of `name`, by default of everything.
+
+    No other process may be making it now.
+    """
+    for partial in folder.glob(f".partial-{'[0-9a-f]' * 8}-{'*' if name is None else glob.escape(name)}"):
+        if partial.is_dir():
+            shutil.rmtree(partial)
+        else:
+            partial.unlink()
+
+
+def require_writable(path: Path) -> None:
     """Creates the parent folder; raises FeatspaceError where nothing can be created in it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

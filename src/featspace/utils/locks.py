@@ -9,20 +9,24 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from featspace.utils.errors import UsageError
+from featspace.utils.files import clear_partials, require_writable
 
 
 @contextmanager
 def alone(path: Path, wait: bool = False) -> Iterator[None]:
     """Holds the lock of what is made at `path`; it ends with the process, however that ends.
 
-    If another process holds it, waits for that to end, or without `wait` raises UsageError at once.
+    What a process that was killed left half-made beside `path` is removed. If another process holds the lock, waits
+    for that to end, or without `wait` raises UsageError at once. Raises FeatspaceError if the place cannot be written.
     """
+    require_writable(path)
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
         lock.acquire(timeout=-1 if wait else 0)
     except Timeout:
         raise UsageError(f"{path}: another run is making it; wait for it to end, or name another path") from None
     try:
+        clear_partials(path.parent, path.name)
         yield
     finally:
         Path(lock.lock_file).unlink(missing_ok=True)  # whoever waits for it with the file open takes a new one

@@ -83,7 +83,7 @@ def run_evaluate(
                     save_png(work.folder / f"{ids[i]}.png", original)
                     save_png(work.folder / f"{ids[i]}-0.png", image)
             save_file(dict(zip(JUDGED, judged, strict=True)), work.records / f"{stem}.safetensors")
-            work.finish(stem, {}, table)
+            work.finish(stem, [{}] * len(part), table)
         _, table = work.collect(list(parts))
         table = table.reset_index(drop=True)
         table.insert(0, "id", ids)

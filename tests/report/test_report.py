@@ -153,7 +153,8 @@ def test_the_commit_is_that_of_the_folder_itself(tmp_path: Path) -> None:
     (tmp_path / "a b.txt").write_text("a")
     git("add", ".")
     git("commit", "-qm", "One")
-    assert read_commit(tmp_path) == (git("rev-parse", "HEAD"), [])
+    date = git("log", "-1", "--format=%cI")
+    assert read_commit(tmp_path) == (git("rev-parse", "HEAD"), date, [])
     (tmp_path / "a b.txt").write_text("b")
     (tmp_path / "untracked.txt").write_text("b")
     assert read_commit(tmp_path).changed == ["a b.txt"]

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from featspace.cli import bench, experiments, featinv, report, stages, tools, verify  # noqa: F401  (they register)
+from featspace.cli import bench, experiments, export, featinv, report, stages, tools, verify  # noqa: F401  (they register)
 from featspace.cli.options import app
 from featspace.report.durations import note_seconds
 from featspace.utils.errors import FeatspaceError, escaped, one_line
@@ -22,6 +22,7 @@ EXTRAS = {
     "dvc": "pipeline",
     "itables": "pipeline",
     "jinja2": "pipeline",
+    "rocrate": "pipeline",
     "snakemake": "pipeline",
 }
 """Packages that the core does without, and what installs them."""

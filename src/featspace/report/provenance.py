@@ -36,6 +36,7 @@ PACKAGES = (
 
 class Commit(NamedTuple):
     id: str
+    date: str  # ISO 8601, as committed
     changed: list[str]  # tracked files that differ from it
 
 
@@ -51,8 +52,9 @@ def read_commit(root: Path) -> Commit | None:
     top = _git(root, "rev-parse", "--show-toplevel", "HEAD")
     if not top or len(lines := top.splitlines()) != 2 or Path(lines[0]).resolve() != root.resolve():
         return None
+    date = _git(root, "show", "--no-patch", "--format=%cI", "HEAD")
     changed = _git(root, "diff", "--name-only", "-z", "HEAD")
-    return None if changed is None else Commit(lines[1], changed.split("\0")[:-1])
+    return None if date is None or changed is None else Commit(lines[1], date.strip(), changed.split("\0")[:-1])
 
 
 def _git(root: Path, *arguments: str) -> str | None:

@@ -1,16 +1,15 @@
 # Every target first builds the environment in .venv, where it is missing or older than what it is built from.
 # Packages come from requirements.lock alone, each with its hash; no model hub is ever asked.
 .DELETE_ON_ERROR:
-.PHONY: help repro verify figures train test test-browser lint env lock
+.PHONY: help repro verify figures train test test-browser test-remotes lint env lock
 
 UV := $(if $(shell uv --version 2>/dev/null),uv,.uv/bin/uv)
 PRIVATE_UV := $(filter .uv/bin/uv,$(UV))
 PYTHON := >=3.11,<3.14
 ENV := .venv/.complete
-# The environment holds absolute paths: in a folder that was moved or copied it is stale too.
-ifneq ($(shell cat $(ENV) 2>/dev/null),$(CURDIR))
-.PHONY: $(ENV)
-endif
+REMOTES := .venv-remotes/.complete
+# An environment holds absolute paths: in a folder that was moved or copied it is stale too.
+$(foreach env,$(ENV) $(REMOTES),$(if $(filter-out $(shell cat $(env) 2>/dev/null),$(CURDIR)),$(eval .PHONY: $(env))))
 
 export HF_HUB_OFFLINE := 1
 export DVC_NO_ANALYTICS := 1
@@ -49,6 +48,9 @@ test-browser: $(ENV) ## test the page that `make repro` builds in a browser
 	    { echo "make: no chromium or google-chrome found, nor can it be installed from here: put one on PATH" >&2; exit 1; }
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m browser tests/browser
 
+test-remotes: $(ENV) $(REMOTES) ## test a DVC remote, on a server of S3 that the test starts
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m remotes tests/remotes
+
 lint: $(ENV) ## check code, format, types, and that rooms import downwards only
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
@@ -60,6 +62,8 @@ env: $(ENV) ## build the environment alone
 lock: | $(PRIVATE_UV) ## resolve the dependencies of pyproject.toml into requirements.lock
 	$(UV) pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes -q \
 	    -o requirements.lock
+	$(UV) pip compile tests/remotes/requirements.in --universal --python-version 3.11 --generate-hashes -q \
+	    -o tests/remotes/requirements.lock
 
 # A source archive has no .git, and DVC wants to be told. The last line marks the environment complete: one whose build
 # was interrupted is built anew.
@@ -71,6 +75,14 @@ $(ENV): requirements.lock pyproject.toml | $(PRIVATE_UV)
 	$(UV) pip install --python .venv --require-hashes --build-constraints requirements.lock -r requirements.lock
 	$(UV) pip install -q --python .venv --no-deps --no-build-isolation -e .
 	@test -e .git || $(DVC) config --local core.no_scm true
+	@echo '$(CURDIR)' > $@
+
+# DVC with S3, and the server, apart: what they need does not go together with the lock.
+$(REMOTES): tests/remotes/requirements.lock | $(PRIVATE_UV)
+	@rm -rf .venv-remotes
+	$(UV) venv -q --python '$(PYTHON)' .venv-remotes
+	$(UV) pip install --python .venv-remotes --require-hashes --build-constraints requirements.lock \
+	    -r tests/remotes/requirements.lock
 	@echo '$(CURDIR)' > $@
 
 .uv/bin/uv:

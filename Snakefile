@@ -50,6 +50,6 @@ for stage in stages:
             cmd=lambda wildcards, cmd=stage.cmd: cmd if isinstance(cmd, str) else "\n".join(cmd),
             parameters=[{name: parameters(param.fs_path)[name] for name in param.params} for param in stage.params],
         threads: meta.pop("threads")
-        resources: **meta,
+        resources: **{name: amount for name, amount in meta.items() if amount},  # to some gpu=0 is one
         log: f".snakemake/logs/{stage.name}.log",
         shell: "({params.cmd}) 2>&1 | tee {log}"

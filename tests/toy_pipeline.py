@@ -30,7 +30,7 @@ stages:
       deps: [models, data/targets/a.png]
       params: [seed, "steps.${item}"]
       outs: ["data/decoded/${item}/"]
-      meta: {threads: 2, mem_mb: 500, gpu: 1, runtime: 1}
+      meta: {threads: 2, mem_mb: 500, gpu: 1, runtime: 5}
   table:
     cmd:
       - mkdir -p figures && echo counted $((40 + 2)) >&2

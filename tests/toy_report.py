@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -10,9 +11,15 @@ import pandas as pd
 from PIL import Image
 from ruamel.yaml import YAML
 
+from featspace.data.targets import Target, write_list
+
 SIDE, FRAMES, EVALUATIONS = 16, 4, 40
-EVIL = "<script>window.stolen = 1</script>"
-"""As a caption, and as a cell of a table: must stay text."""
+EVIL = (
+    """<script>window.stolen = 1</script><!--'"><img src=x onerror="window.stolen = 1"></td></title>&lt;b&gt;\u2028"""
+)
+"""As a caption, a cell or a head of a table, or a name: must stay text, in HTML, in its attributes, and in JSON."""
+OWN = """<b>own'" onerror="window.stolen = 1\""""
+"""As the name of a figure's and a table's file, which has no slash."""
 PROFILE = {
     "prior": "data/models/prior",
     "resolution": SIDE,
@@ -69,10 +76,10 @@ def write_profile(root: Path) -> None:
     YAML(typ="safe").dump({"seed": 7, "mini": PROFILE}, root / "params.yaml")
     for seed, name in enumerate(PROFILE["photos"]):
         image(5000 + seed, data / "targets" / f"{name}.png")
-    lines = ["id,kind,text,source", "cat,photo,,cat.png", "dog,photo,,dog.png", f"tabby,caption,{EVIL},"]
-    (data / "targets/targets.csv").write_text("\n".join(lines) + "\n")
-    weights = {"path": "data/models/clip/clip.safetensors", "sha256": "ab" * 32, "bytes": 12345}
-    pin = {"repository": "some/where", "revision": "1.0", "files": {"model.pth": {"sha256": "cd" * 32, "bytes": 9}}}
+    rows = [("cat", "photo", "", "cat.png"), ("dog", "photo", "", "dog.png"), ("tabby", "caption", EVIL, "")]
+    write_list(data / "targets", [Target(*row) for row in rows])
+    weights = {"path": f"data/models/clip/{OWN}", "sha256": "ab" * 32, "bytes": 12345}
+    pin = {"repository": "some/where", "revision": "1.0", "files": {EVIL: {"sha256": "cd" * 32, "bytes": 9}}}
     (data / "weights.json").write_text(json.dumps({"files": [weights], "hub": [pin]}))
     for seed, encoder in ((0, "clip"), (100, "resnet")):
         table = decoded(data / "decoded" / encoder, TARGETS[encoder], seed, 2, encoder == "clip")
@@ -98,9 +105,10 @@ def write_profile(root: Path) -> None:
     layers.to_csv(figures / "layers-resnet.csv", index=False)
     lines = ["name,size,number", "b,9,0.25", "a,10,−", "c,100,3"]
     (figures / "sizes.csv").write_text("\n".join([lines[0], *(x.replace("−", "-12345.678") for x in lines[1:])]) + "\n")
-    (figures / "evil.csv").write_text(f'word,"{EVIL}"\n{EVIL},1\n')
+    with open(figures / f"{OWN}.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("word", EVIL), (EVIL, 1), ("none", 2)])
     tree = {"clip": {"images": 6, "cosine": {"median": 0.5, "median_low": 0.25, "median_high": 0.75}}}
     (figures / "metrics.json").write_text(json.dumps(tree))
-    for seed, stem in enumerate(("figure10", "figure3", "figureA2", "featinv", "<b>own")):
+    for seed, stem in enumerate(("figure10", "figure3", "figureA2", "featinv", OWN)):
         Image.effect_noise((2000 + seed, 40), 50).convert("RGB").save(figures / f"{stem}.png")
     (figures / "figure3.pdf").write_bytes(b"%PDF")

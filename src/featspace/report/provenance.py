@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import platform
 import subprocess
 from collections.abc import Iterable
@@ -18,6 +17,7 @@ from ruamel.yaml import YAML
 from featspace.config.params import Params, Profile
 from featspace.utils.devices import GIB, choose_device, device_name
 from featspace.utils.errors import FeatspaceError, one_line
+from featspace.utils.texts import parse_json
 
 PACKAGES = (
     "torch",
@@ -66,7 +66,7 @@ def _git(root: Path, *arguments: str) -> str | None:
 def read_weights(path: Path) -> list[Weights]:
     """The files that `featspace fetch` listed. Raises FeatspaceError if the list is damaged."""
     try:
-        listed = json.loads(path.read_text(encoding="utf-8"))
+        listed = parse_json(path.read_text(encoding="utf-8"))
         own = [Path(entry["path"]) for entry in listed["files"]]
         found = [
             Weights(file.parent.as_posix(), file.name, str(entry["sha256"]), int(entry["bytes"]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from featspace.utils.errors import FeatspaceError, one_line
+from featspace.utils.texts import parse_json
 
 NAMES = {"id", "encoder", "layer", "class", "file", "key"}
 """Columns whose values are names even where they look like numbers."""
@@ -58,7 +58,7 @@ def _of_csv(path: Path) -> Table:
 
 def _of_json(path: Path) -> Table:
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = parse_json(path.read_text(encoding="utf-8"))
         leaves = dict(_leaves(tree))
     except (OSError, ValueError, AttributeError) as error:
         raise FeatspaceError(

@@ -15,7 +15,7 @@ from featspace.config.experiments import AblationParams, MixtureParams, SpreadPa
 from featspace.config.featinv import FeatInvParams
 from featspace.config.reading import FILE, _choices, describe, read_yaml
 from featspace.utils.errors import UsageError
-from featspace.utils.schema import Name, Section, Text
+from featspace.utils.schema import FileName, Name, Section, Text
 
 Quality = Annotated[int, Field(ge=1, le=100)]
 
@@ -103,7 +103,7 @@ class Profile(Section):
     captions_file: Text | None = None  # captions of the photos, as JSON of MS COCO's form
     similarity: SimilarityParams = SimilarityParams()
     # What each layer keeps: of an encoder, module names (or unpooled, pooled) by depth, and the evaluations of each.
-    layers: dict[Name, dict[Text, Annotated[int, Field(ge=2)]]] = {}
+    layers: dict[Name, dict[FileName, Annotated[int, Field(ge=2)]]] = {}
     mixtures: dict[Name, MixtureParams] = {}  # by encoder
     spread: SpreadParams | None = None
     ablation: AblationParams | None = None

@@ -35,9 +35,10 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 
 def escaped(text: object) -> str:
-    """A text with its line breaks and other control characters as Python writes them in a string."""
+    """A text with its line breaks and other control characters, and those that turn its direction or are not seen, as
+    Python writes them in a string."""
     return "".join(
-        char.encode("unicode_escape").decode() if unicodedata.category(char) in ("Cc", "Zl", "Zp") else char
+        char.encode("unicode_escape").decode() if unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp") else char
         for char in str(text)
     )
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from featspace.utils.errors import FeatspaceError
+from featspace.utils.errors import FeatspaceError, one_line
 from featspace.utils.files import atomic_file
+from featspace.utils.names import check_name
 
 DECODED = {"id": str, "sample": int}
 SIMILARITY = {
@@ -149,10 +150,15 @@ CLAIMS = {
 REFERENCES = {"encoder": str, "id": str, "reference": str, "distance": float, "cosine": float}
 
 
+NAMES = ("id", "first", "second", "setting", "layer", "method", "file")
+"""Columns whose values files or folders are named after."""
+
+
 def read_table(path: Path, columns: Mapping[str, type]) -> pd.DataFrame:
     """Reads a CSV; `columns` maps each required column to str, int or float (only int cannot be empty).
 
-    Raises FeatspaceError for a missing or empty file, a missing column or a value of the wrong type.
+    Raises FeatspaceError for a missing or empty file, a missing column, a value of the wrong type, and one that no file
+    can be named after where files are.
     """
     try:  # only "" is missing: an id may well be called "null"
         table = pd.read_csv(path, dtype=dict(columns), keep_default_na=False, na_values=[""])
@@ -168,6 +174,13 @@ def read_table(path: Path, columns: Mapping[str, type]) -> pd.DataFrame:
         raise FeatspaceError(f"{path}: no column {', '.join(missing)}, only {', '.join(table)}; write it again")
     if table.empty:
         raise FeatspaceError(f"{path}: the table has no rows; run the stage that writes it again")
+    for column in set(NAMES).intersection(columns):
+        for name in table[column].dropna().unique():
+            try:
+                check_name(name)
+            except ValueError as error:
+                shown = f"{column} {one_line(repr(name), 80)}, which no file can have as its name ({error})"
+                raise FeatspaceError(f"{path}: has the {shown}; write it again") from None
     return table
 
 

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from featspace.config.params import Params
 from featspace.data.features import read_features
 from featspace.data.targets import read_targets
+from featspace.figures.source import Source
 from featspace.hub.lock import read_lock
 from featspace.hub.manifest import check_folder
 from featspace.utils.errors import FeatspaceError
@@ -86,6 +87,10 @@ def a_part(name: str) -> Any:
     return check_folder(Path("net"))
 
 
+def a_neighbor(name: str) -> Any:
+    return Source(Path("data"), Path("tables"), ["net"]).photo(name)
+
+
 PLACES: dict[str, Callable[[str], Any]] = {
     "a feature's key": a_feature,
     "a target's id": a_target,
@@ -95,6 +100,7 @@ PLACES: dict[str, Callable[[str], Any]] = {
     "a setting in ablation.csv": a_table(ABLATION, "setting"),
     "a layer in layers.csv": a_table(LAYERS, "layer"),
     "an end in mixtures.csv": a_table(MIXTURES, "second"),
+    "a target in neighbors.csv": a_neighbor,
     "an encoder in params.yaml": a_key("encoders", {"network": "n"}),
     "a photo in params.yaml": a_key("photos", {"image": "x.png"}),
     "a caption in params.yaml": a_key("captions", "x"),

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from featspace.utils.checkpoints import read_checkpoint
 from featspace.utils.devices import choose_device
 from featspace.utils.errors import FeatspaceError
 from featspace.utils.files import atomic_file
@@ -90,7 +91,7 @@ def steps_taken(path: Path, recipe: Recipe) -> int:
 def _saved(path: Path, recipe: Recipe) -> dict | None:
     """The furthest state that lies on the way of `recipe`; None if nothing was saved."""
     files = [file for file in (path, before_decay(path)) if file.exists()]
-    states = [torch.load(file, map_location=choose_device(), weights_only=True, mmap=True) for file in files]
+    states = [read_checkpoint(file, choose_device(), mmap=True) for file in files]
     for state in states:
         longer = {**state["recipe"], "steps": recipe.steps} == recipe.identity
         # Up to where the learning rate of one of them begins to fall, both take the same steps.

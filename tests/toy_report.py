@@ -62,6 +62,49 @@ def decoded(folder: Path, targets: list[str], seed: int, samples: int, strips: b
     return table
 
 
+def write_similarity(table: pd.DataFrame, encoder: str, figures: Path) -> None:
+    """Of what `decoded` gives."""
+    rows = [
+        {
+            "encoder": encoder,
+            "id": row.id,
+            "sample": row.sample,
+            "kind": "caption" if row.id == "tabby" else "photo",
+            "image": shown,
+            "distance": row.saved_distance if shown == "best" else row.last_distance,
+            "cosine": row.cosine,
+            "judge_cosine": np.nan if row.id == "tabby" else row.cosine / 2,
+            "top1_agrees": np.nan,
+            "judge_top1_agrees": np.nan,
+        }
+        for row in table.itertuples()
+        for shown in ("best", "last")
+    ]
+    pd.DataFrame(rows).to_csv(figures / f"similarity-{encoder}.csv", index=False, float_format="%.6g")
+
+
+def write_many(root: Path, count: int) -> None:
+    """A profile of three encoders and `count` photographs, with a long table that has `EVIL` in it."""
+    data, figures = root / "data/mini", root / "figures/mini"
+    figures.mkdir(parents=True)
+    ids = [f"t{number:04d}" for number in range(count)]
+    encoders = {name: {"network": "data/models/clip"} for name in ("clip", "resnet", "vit")}
+    own = {"encoders": encoders, "photos": {id: {"image": "a.png"} for id in ids}, "captions": {}, "layers": {}}
+    YAML(typ="safe").dump({"seed": 7, "mini": {**PROFILE, **own}}, root / "params.yaml")
+    for seed, id in enumerate(ids):
+        image(5000 + seed, data / "targets" / f"{id}.png")
+    lines = ["id,kind,text,source", *(f"{id},photo,,a.png" for id in ids)]
+    (data / "targets/targets.csv").write_text("\n".join(lines) + "\n")
+    (data / "weights.json").write_text(json.dumps({"files": [], "hub": []}))
+    (figures / "metrics.json").write_text(json.dumps({"clip": {"images": count}}))
+    for seed, encoder in enumerate(encoders):
+        table = decoded(data / "decoded" / encoder, ids, 10_000 * seed, 1, encoder == "clip")
+        write_similarity(table, encoder, figures)
+    numbers = np.random.default_rng(0).permutation(10_000)
+    rows = [f'"{EVIL if number == 4321 else f"n{number}"}",{number - 5000},{number / 7:.6g}' for number in numbers]
+    (figures / "many.csv").write_text("\n".join(["word,whole,number", *rows]) + "\n")
+
+
 def write_profile(root: Path) -> None:
     """params.yaml, data/mini and figures/mini. The estimates of the encoder clip are kept, the others' are not."""
     data, figures = root / "data/mini", root / "figures/mini"
@@ -76,23 +119,7 @@ def write_profile(root: Path) -> None:
     (data / "weights.json").write_text(json.dumps({"files": [weights], "hub": [pin]}))
     for seed, encoder in ((0, "clip"), (100, "resnet")):
         table = decoded(data / "decoded" / encoder, TARGETS[encoder], seed, 2, encoder == "clip")
-        rows = [
-            {
-                "encoder": encoder,
-                "id": row.id,
-                "sample": row.sample,
-                "kind": "caption" if row.id == "tabby" else "photo",
-                "image": shown,
-                "distance": row.saved_distance if shown == "best" else row.last_distance,
-                "cosine": row.cosine,
-                "judge_cosine": np.nan if row.id == "tabby" else row.cosine / 2,
-                "top1_agrees": np.nan,
-                "judge_top1_agrees": np.nan,
-            }
-            for row in table.itertuples()
-            for shown in ("best", "last")
-        ]
-        pd.DataFrame(rows).to_csv(figures / f"similarity-{encoder}.csv", index=False, float_format="%.6g")
+        write_similarity(table, encoder, figures)
     table = decoded(data / "layers/resnet/layer1", TARGETS["layer1"], 200, 1, False)
     layers = table.assign(layer="layer1", judge_cosine=0.25)[["layer", "id", "sample", "cosine", "judge_cosine"]]
     layers.to_csv(figures / "layers-resnet.csv", index=False)

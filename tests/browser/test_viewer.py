@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import re
 from pathlib import Path
 
 import pytest
 import toy_report
-from opening import column, opened
+from opening import column, opened, packed
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
@@ -128,7 +127,7 @@ def test_without_estimates_the_slider_moves_the_marker_alone(page: Page) -> None
 
 def test_the_real_page_shows_each_run(browser: Browser, real: Path) -> None:
     page, _ = opened(browser, real)
-    runs = json.loads(page.locator("#runs").text_content())["runs"]
+    runs = packed(page, "#runs")["runs"]
     features = list(dict.fromkeys((run["encoder"], run["layer"]) for run in runs))
     seen = []
     for _ in features:

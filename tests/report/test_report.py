@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import re
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -48,6 +51,11 @@ class Parts(HTMLParser):
         return [attributes for name, attributes in self.found if name == tag]
 
 
+def unpacked(parts: Parts) -> dict[str, Any]:
+    """Targets and runs of the viewer."""
+    return json.loads(gzip.decompress(base64.b64decode(parts.scripts["application/gzip"])))
+
+
 @pytest.fixture(scope="module")
 def parts(built: Path) -> Parts:
     return Parts(built.read_text(encoding="utf-8"))
@@ -76,10 +84,10 @@ def test_what_is_linked_from_elsewhere_is_there(profile: Path, tmp_path: Path) -
 
 
 def test_the_viewer_has_every_image_once_with_its_numbers(parts: Parts, profile: Path) -> None:
-    viewer = json.loads(parts.scripts["application/json"])
+    viewer, images = unpacked(parts), json.loads(parts.scripts["application/json"])
     keys = [(run["encoder"], run["layer"], run["target"], run["sample"]) for run in viewer["runs"]]
     assert len(keys) == len(set(keys)) == 3 * 2 + 2 * 2 + 2
-    assert len(viewer["images"]) == len(set(viewer["images"])) == 2 + 12 + 12 + 6  # photographs, best, last, strips
+    assert len(images) == len(set(images)) == 2 + 12 + 12 + 6  # photographs, best, last, strips
     run = viewer["runs"][keys.index(("clip", "", "dog", 1))]
     own = pd.read_csv(profile / "figures/mini/similarity-clip.csv").query("id == 'dog' and sample == 1")
     best, last = own.iloc[0], own.iloc[1]
@@ -103,7 +111,7 @@ def test_a_long_trace_is_thinned_and_keeps_its_lowest_and_its_estimates(copied: 
     long.loc[long["evaluation"] == 778, "distance_before"] = np.nan
     pd.concat([long, trace.query("id != 'cat' or sample != 0")]).to_parquet(folder / "trace.parquet", index=False)
     main(["report", "--out", "report.html"])
-    runs = json.loads(Parts(Path("report.html").read_text()).scripts["application/json"])["runs"]
+    runs = unpacked(Parts(Path("report.html").read_text()))["runs"]
     thin = next(run for run in runs if (run["target"], run["sample"]) == ("cat", 0))["trace"]
     assert 120 <= len(thin["e"]) <= 122 and thin["e"][0] == 0 and thin["e"][-1] == len(long) - 1
     lowest = thin["e"].index(777)
@@ -111,7 +119,7 @@ def test_a_long_trace_is_thinned_and_keeps_its_lowest_and_its_estimates(copied: 
 
 
 def test_whatever_comes_from_files_is_escaped(parts: Parts, built: Path) -> None:
-    assert len(parts.of("script")) == 3
+    assert len(parts.of("script")) == 4
     assert toy_report.EVIL not in built.read_text(encoding="utf-8")
     assert [attributes for name, attributes in parts.found if name == "b"] == []
 
@@ -177,7 +185,7 @@ def test_large_images_are_made_lighter_and_the_page_says_so(copied: Path) -> Non
     run_report(params, "mini", *folders, Path("small.html"), limit)
     small = Path("small.html").read_bytes()
     assert len(small) <= limit and re.search(rb"at most (384|256|192) pixels a side", small)
-    with pytest.raises(FeatspaceError, match="even with images of 96 pixels the page is larger than 0.5 MB"):
+    with pytest.raises(FeatspaceError, match="even with images of 64 pixels the page is larger than 0.5 MB"):
         run_report(params, "mini", *folders, Path("none.html"), 500_000)
     assert not Path("none.html").exists()
 

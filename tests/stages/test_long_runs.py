@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import re
 import shutil
@@ -253,3 +254,20 @@ def test_a_lock_ends_with_the_run_that_failed(tmp_path):
     with alone(tmp_path / "out"):
         pass
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_held_does_not_grow_with_the_targets(tmp_path, monkeypatch):
+    held = []
+
+    def counting(self, features, *args, **options):
+        gc.collect()
+        held.append(sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects()))
+        return call(self, features, *args, **options)
+
+    monkeypatch.setattr(FeatureDecodingPipeline, "__call__", counting)
+    photographs = [str(tmp_path / f"p{number}.png") for number in range(12)]
+    for number, path in enumerate(photographs):
+        Image.open("photo.jpg").rotate(30 * number).save(path)
+    fast = ["--preset", "fast", "--evaluations", "2", "--samples", "1", "--batch", "2"]
+    main(["decode", *photographs, "--encoder", "resnet", *fast, "--out", str(tmp_path / "out")])
+    assert len(held) == 6 and held[-1] == held[1]  # the first call has what is made once

@@ -123,9 +123,11 @@ def spare_memory(pipeline: FeatureDecodingPipeline, batch: int, error: Exception
         tqdm.write(f"out of memory with {batch} images at once: going on with {batch // 2}", file=sys.stderr)
         return batch // 2
     if pipeline.unet.is_gradient_checkpointing:
+        side = pipeline.prior().image_size
         raise FeatspaceError(
             f"out of memory on {pipeline.device} even with one image at once, recomputing activations "
-            f"({one_line(error)}); take a smaller network, or a device with more memory"
+            f"({one_line(error)}); its images have {side}x{side} pixels: take a prior of smaller ones, a smaller "
+            "network, or a device with more memory"
         ) from error
     return recompute(pipeline)
 

@@ -9,13 +9,15 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from featspace.utils.errors import UsageError
+from featspace.utils.files import remove_partials
 
 
 @contextmanager
 def alone(path: Path, wait: bool = False) -> Iterator[None]:
     """Holds the lock of what is made at `path`; it ends with the process, however that ends.
 
-    If another process holds it, waits for that to end, or without `wait` raises UsageError at once.
+    If another process holds it, waits for that to end, or without `wait` raises UsageError at once. What a killed
+    process left half-written of `path`, or of its unfinished folder, is removed.
     """
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
@@ -23,6 +25,8 @@ def alone(path: Path, wait: bool = False) -> Iterator[None]:
     except Timeout:
         raise UsageError(f"{path}: another run is making it; wait for it to end, or name another path") from None
     try:
+        for own in (path, path.with_name(f"{path.name}.unfinished")):
+            remove_partials(own)
         yield
     finally:
         Path(lock.lock_file).unlink(missing_ok=True)  # whoever waits for it with the file open takes a new one

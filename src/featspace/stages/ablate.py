@@ -16,6 +16,7 @@ from featspace.utils.errors import UsageError
 from featspace.utils.files import atomic_dir, atomic_file, refuse_taken, sha256
 from featspace.utils.locks import alone
 from featspace.utils.resuming import SETTINGS, unfinished_folder
+from featspace.utils.tables import read_json
 
 
 def _sums(folder: Path) -> list[str]:
@@ -41,7 +42,7 @@ def run_ablate(params: Params, profile: Profile, features: Path, out: Path) -> N
     with alone(out):
         work = unfinished_folder(out)
         left = work / SETTINGS
-        if work.is_dir() and not (left.is_file() and json.loads(left.read_text(encoding="utf-8")) == identity):
+        if work.is_dir() and not (left.is_file() and read_json(left) == identity):
             raise UsageError(f"{work}: is of another ablation; repeat that to go on with it, or remove the folder")
         if not work.is_dir():
             with atomic_dir(work) as partial, atomic_file(partial / SETTINGS) as file:

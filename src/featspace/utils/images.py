@@ -40,6 +40,8 @@ def read_image(path: Path) -> Image.Image:
         raise FeatspaceError(f"{path}: is a folder, not an image; name a file in it")
     try:
         with Image.open(path) as image:
+            image.verify()  # the sums in a PNG, which loading does not look at
+        with Image.open(path) as image:
             image.load()
             upright = to_rgb(_turned(image))
     except FileNotFoundError as error:
@@ -47,7 +49,8 @@ def read_image(path: Path) -> Image.Image:
     except PermissionError as error:
         raise FeatspaceError(f"{path}: no permission to read it") from error
     except UnidentifiedImageError as error:
-        raise FeatspaceError(f"{path}: not an image (PNG, JPEG, WebP, TIFF, GIF and BMP are read)") from error
+        known = "PNG, JPEG, WebP, TIFF, GIF and BMP are read"
+        raise FeatspaceError(f"{path}: not an image, or one without its beginning ({known}); get it again") from error
     except Image.DecompressionBombError as error:
         raise FeatspaceError(f"{path}: too many pixels; scale the image down first") from error
     except _Unsupported as error:

@@ -6,10 +6,11 @@ import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from featspace.utils.errors import FeatspaceError
+from featspace.utils.errors import FeatspaceError, one_line
 from featspace.utils.files import atomic_file
 
 DECODED = {"id": str, "sample": int}
@@ -191,12 +192,29 @@ def write_json(tree: Mapping, out: Path) -> None:
 
 
 def write_parquet(table: pd.DataFrame, path: Path) -> None:
-    """Writes a table without its index. Its library opens only files whose path is UTF-8, hence the bytes."""
-    path.write_bytes(table.to_parquet(index=False))
+    """Writes a table without its index, complete or not at all. Its library opens only files whose path is UTF-8,
+    hence the bytes."""
+    with atomic_file(path) as partial:
+        partial.write_bytes(table.to_parquet(index=False))
 
 
 def read_parquet(path: Path) -> pd.DataFrame:
-    return pd.read_parquet(io.BytesIO(path.read_bytes()))
+    """Raises FeatspaceError for a file that is missing or damaged, such as an empty one after a loss of power."""
+    try:
+        return pd.read_parquet(io.BytesIO(path.read_bytes()))
+    except (OSError, ValueError, KeyError) as error:  # pyarrow's errors are ValueErrors, OSErrors and KeyErrors
+        raise FeatspaceError(f"{path}: not a whole table ({one_line(error)}); {REMOVE}") from error
+
+
+def read_json(path: Path) -> Any:
+    """Raises FeatspaceError for a file that is missing or damaged, such as an empty one after a loss of power."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FeatspaceError(f"{path}: not whole ({one_line(error)}); {REMOVE}") from error
+
+
+REMOVE = "remove it, and run the same command again"
 
 
 EVALUATED = {"id": str, "class": str, "map_cosine": float, "pooled_cosine": float}

@@ -1,16 +1,15 @@
 # Every target first builds the environment in .venv, where it is missing or older than what it is built from.
 # Packages come from requirements.lock alone, each with its hash; no model hub is ever asked.
 .DELETE_ON_ERROR:
-.PHONY: help repro verify figures train test test-browser lint env lock
+.PHONY: help repro verify figures train test test-browser test-remotes test-slurm lint env lock
 
 UV := $(if $(shell uv --version 2>/dev/null),uv,.uv/bin/uv)
 PRIVATE_UV := $(filter .uv/bin/uv,$(UV))
 PYTHON := >=3.11,<3.14
 ENV := .venv/.complete
-# The environment holds absolute paths: in a folder that was moved or copied it is stale too.
-ifneq ($(shell cat $(ENV) 2>/dev/null),$(CURDIR))
-.PHONY: $(ENV)
-endif
+REMOTES := .venv-remotes/.complete
+# An environment holds absolute paths: in a folder that was moved or copied it is stale too.
+$(foreach env,$(ENV) $(REMOTES),$(if $(filter-out $(shell cat $(env) 2>/dev/null),$(CURDIR)),$(eval .PHONY: $(env))))
 
 export HF_HUB_OFFLINE := 1
 export DVC_NO_ANALYTICS := 1
@@ -50,6 +49,19 @@ test-browser: $(ENV) ## test the page that `make repro` builds in a browser
 	    { echo "make: no chromium or google-chrome found, nor can it be installed from here: put one on PATH" >&2; exit 1; }
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m browser tests/browser
 
+test-remotes: $(ENV) $(REMOTES) ## test a DVC remote, on a server of S3 that the test starts
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m remotes tests/remotes
+
+# Debian's Slurm; its daemons run on 127.0.0.1 alone, as who calls this, and end with the tests.
+test-slurm: export PATH := $(PATH):/usr/sbin
+test-slurm: $(ENV) ## test the pipeline on a Slurm of its own, and what Kubernetes would be sent
+	@{ { command -v slurmctld && command -v slurmd && command -v sbatch && command -v munged; } || \
+	    { test "$$(id -u)" = 0 && apt-get -qq update && \
+	    DEBIAN_FRONTEND=noninteractive apt-get -qq -y install --no-install-recommends slurm-wlm munge; }; } >/dev/null 2>&1 || \
+	    { echo "make: no Slurm and munge found, nor can they be installed from here: install slurm-wlm and munge" >&2; exit 1; }
+	$(UV) pip install -q --python .venv --require-hashes --no-deps -r profiles/requirements.lock
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -m slurm tests/clusters
+
 lint: $(ENV) ## check code, format, types, and that rooms import downwards only
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
@@ -58,9 +70,15 @@ lint: $(ENV) ## check code, format, types, and that rooms import downwards only
 
 env: $(ENV) ## build the environment alone
 
-lock: | $(PRIVATE_UV) ## resolve the dependencies of pyproject.toml into requirements.lock
+# What clusters need besides has a file of its own, as every stage depends on requirements.lock.
+lock: | $(PRIVATE_UV) ## resolve the dependencies of pyproject.toml into requirements.lock and profiles/requirements.lock
 	$(UV) pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes -q \
 	    -o requirements.lock
+	$(UV) pip compile tests/remotes/requirements.in --universal --python-version 3.11 --generate-hashes -q \
+	    -o tests/remotes/requirements.lock
+	$(UV) pip compile --group cluster -c requirements.lock --universal --python-version 3.11 --generate-hashes -q \
+	    --custom-compile-command 'make lock' --no-annotate -o profiles/requirements.lock \
+	    $$(sed -n 's/^\([a-z0-9-]*\)==.*/--no-emit-package \1/p' requirements.lock | sort -u)
 
 # A source archive has no .git, and DVC wants to be told. The last line marks the environment complete: one whose build
 # was interrupted is built anew.
@@ -72,6 +90,14 @@ $(ENV): requirements.lock pyproject.toml | $(PRIVATE_UV)
 	$(UV) pip install --python .venv --require-hashes --build-constraints requirements.lock -r requirements.lock
 	$(UV) pip install -q --python .venv --no-deps --no-build-isolation -e .
 	@test -e .git || $(DVC) config --local core.no_scm true
+	@echo '$(CURDIR)' > $@
+
+# DVC with S3, and the server, apart: what they need does not go together with the lock.
+$(REMOTES): tests/remotes/requirements.lock | $(PRIVATE_UV)
+	@rm -rf .venv-remotes
+	$(UV) venv -q --python '$(PYTHON)' .venv-remotes
+	$(UV) pip install --python .venv-remotes --require-hashes --build-constraints requirements.lock \
+	    -r tests/remotes/requirements.lock
 	@echo '$(CURDIR)' > $@
 
 .uv/bin/uv:

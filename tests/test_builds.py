@@ -12,14 +12,19 @@ from pathlib import Path
 
 import pytest
 from dvc.repo import Repo
+from ruamel.yaml import YAML
 from scmrepo.git import Git
 from toy_pipeline import PARAMS, PROJECT, toy
+
+from featspace.cli import main
 
 
 def snakemake(folder: Path, *args: str) -> tuple[set[str], str]:
     """Builds `mini` with Snakemake; the names of the rules that ran, and what was printed."""
     command = [sys.executable, "-m", "snakemake", "--cores", "2", "mini", *args]
-    done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    given = {"cwd": folder, "env": environment, "text": True}
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **given)
     assert done.returncode == 0, done.stdout
     return set(re.findall(r"^(?:local)?rule (.+):$", done.stdout, re.MULTILINE)), done.stdout
 
@@ -121,3 +126,44 @@ def test_an_experiment_changes_what_its_parameter_reaches(
     changed = {name for name in before if after[name] != before[name]}
     assert changed == {"data/decoded/vit/a.png", "figures/table.csv", "figures/vit.png", "figures/ALL"}
     assert before.keys() == after.keys()
+
+
+DECODE = (
+    "featspace decode data/features.safetensors --encoder resnet --layer layer1 --preset fast --evaluations 2 --batch 2"
+)
+FEATURES = "featspace features --encoder resnet --layer layer1 --targets data/targets --out data/features.safetensors"
+
+
+def test_a_build_in_shards_is_the_build(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a stage that makes features and decodes them; one that only decodes, and one of one target, are planned."""
+    monkeypatch.chdir(shutil.copytree(project, tmp_path / "split"))
+    Path(".dvc").mkdir()
+    Path(".dvc/config").write_text("[core]\n    no_scm = true\n")
+    for name in ("Snakefile", ".dvcignore"):
+        shutil.copy(PROJECT / name, ".")
+    main(["targets", "--out", "data/targets"])
+    commands = [FEATURES, f"{DECODE} --out data/layer"]
+    stages = {
+        "layer": {"cmd": commands, "deps": ["data/targets"], "outs": ["data/features.safetensors", "data/layer/"]},
+        "mini": {"cmd": "cat data/layer/decoded.csv > data/ALL", "deps": ["data/layer"], "outs": ["data/ALL"]},
+        "alone": {"cmd": f"{DECODE} --out data/alone", "outs": ["data/alone/"]},
+        "cat": {"cmd": f"{DECODE} --target cat --out data/cat", "outs": ["data/cat/"]},
+    }
+    for stage in stages.values():
+        stage |= {"params": ["seed", "mini.decode"], "meta": {"threads": 1, "mem_mb": 500}}
+    YAML(typ="safe").dump({"stages": stages}, Path("dvc.yaml"))
+    with chdir(shutil.copytree(Path(), tmp_path / "whole")):
+        for command in commands:
+            main(command.split()[1:])
+        shutil.copy("data/layer/decoded.csv", "data/ALL")
+    split = ["--config", "shards=2"]
+    ran, _ = snakemake(Path(), *split)
+    assert ran == {"layer-before", "layer-1", "layer-2", "layer", "mini"}
+    assert outputs(Path()) == outputs(tmp_path / "whole")
+    assert not Path(".snakemake/shards").exists()
+    with Repo(".") as repo:
+        repo.commit("mini", with_deps=True, force=True)
+        assert repo.status("mini", with_deps=True) == {}
+    assert snakemake(Path(), "alone", "cat", "--dry-run", *split)[0] == {"alone-1", "alone-2", "alone", "cat"}
+    Path("params.yaml").write_text(Path("params.yaml").read_text().replace("seed: 0", "seed: 1"))
+    assert snakemake(Path(), "--dry-run", *split)[0] == ran

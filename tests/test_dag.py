@@ -77,7 +77,8 @@ def test_every_rule_is_a_stage(parsed: Parsed) -> None:
         assert rule.params.parameters == read
         meta = {"threads": 1, **(stage.meta or {})}
         assert rule.resources["_cores"] == meta.pop("threads")
-        assert {key: rule.resources[key] for key in meta} == meta
+        named = {name: rule.resources[name] for name in meta if name in rule.resources}
+        assert named == {name: amount for name, amount in meta.items() if amount}
 
 
 def test_edges_agree(parsed: Parsed) -> None:

@@ -36,7 +36,9 @@ def test_the_readme_is_short_and_sends_to_every_page() -> None:
         assert str(page.relative_to(ROOT)) in text, page
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"], ids=lambda page: str(page.relative_to(ROOT))
+)
 def test_code_that_is_named_is_there(page: Path) -> None:
     named = re.findall(r"`((?:src|tests|bench|examples)/[\w/.-]+)`", (ROOT / page).read_text(encoding="utf-8"))
     assert not [path for path in named if not (ROOT / path).exists()]

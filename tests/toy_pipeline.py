@@ -30,13 +30,14 @@ stages:
       deps: [models, data/targets/a.png]
       params: [seed, "steps.${item}"]
       outs: ["data/decoded/${item}/"]
-      meta: {threads: 2, mem_mb: 500}
+      meta: {threads: 2, mem_mb: 500, gpu: 1, runtime: 5}
   table:
     cmd:
       - mkdir -p figures && echo counted $((40 + 2)) >&2
       - cat data/decoded/*/a.png > figures/table.csv
       - echo 1 > figures/metrics.json
     deps: [data/decoded]
+    meta: {gpu: 0}
     outs: [figures/table.csv: {cache: false}]
     metrics: [figures/metrics.json: {cache: false}]
   figure:

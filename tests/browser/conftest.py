@@ -44,6 +44,15 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of 1,000 targets and three encoders."""
+    root = tmp_path_factory.mktemp("many")
+    toy_report.write_many(root, 1000)
+    main(["report", "--params", str(root / "params.yaml"), "--out", str(root / "report.html")])
+    return root / "report.html"
+
+
+@pytest.fixture(scope="session")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of the profile mini, where it is built."""
     out = tmp_path_factory.mktemp("real") / "report.html"

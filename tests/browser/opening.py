@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
+import json
 from pathlib import Path
+from typing import Any
 
 from playwright.sync_api import Browser, Locator, Page
 
@@ -21,6 +25,11 @@ def opened(browser: Browser, path: Path, width: int = 1000, **options: str) -> t
     page.goto(own)
     page.locator(".dt-container").first.wait_for()
     return page, wrong
+
+
+def packed(page: Page, selector: str) -> Any:
+    """What a script element of packed JSON holds."""
+    return json.loads(gzip.decompress(base64.b64decode(page.locator(selector).text_content())))
 
 
 def column(table: Locator, index: int) -> list[str]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import re
 from pathlib import Path
 
 import pytest
 import toy_report
-from opening import column, opened
+from opening import opened, packed
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
@@ -80,9 +79,27 @@ def test_a_script_in_a_caption_stays_text(page: Page) -> None:
     choose(page, "Target", "tabby")
     expect(page.locator("#photograph blockquote")).to_have_text(f"“{toy_report.EVIL}”")
     assert page.locator("#numbers dd").all_inner_texts()[2] == "–"  # no photograph for the judge to compare with
-    page.locator("summary", has_text="evil.csv").click()
-    assert column(page.locator("table[aria-label='evil.csv']"), 1) == [toy_report.EVIL]
     assert page.evaluate("window.stolen") is None
+
+
+def test_scripts_in_names_and_tables_stay_text(page: Page) -> None:
+    part = page.locator("details.table", has=page.get_by_text(f"{toy_report.OWN}.csv"))
+    part.locator("summary").click()
+    table = part.locator("table.data")
+    assert table.locator("th").nth(1).text_content() == toy_report.EVIL
+    assert table.locator("td").first.text_content() == toy_report.EVIL
+    table.locator("th").first.click()
+    part.get_by_label("Filter").fill("script")
+    expect(part.locator("tbody tr")).to_have_count(1)
+    assert table.get_attribute("aria-label") == f"{toy_report.OWN}.csv"
+    assert page.locator("#figures h3", has_text="own").text_content() == toy_report.OWN
+    assert page.get_by_alt_text(f"The figure {toy_report.OWN}").count() == 1
+    weights = page.locator(".plain .path").all_text_contents()
+    assert weights == [f"data/models/clip/{toy_report.OWN}", f"some/where 1.0/{toy_report.EVIL}"]
+    assert toy_report.EVIL.partition("'")[0] in page.locator("pre code").text_content()
+    assert page.evaluate("window.stolen") is None and page.locator("b, img[onerror], [onerror]").count() == 0
+    page.evaluate("document.body.insertAdjacentHTML('beforeend', `<img src='data:,' onerror='window.stolen = 1'>`)")
+    page.wait_for_function("window.stolen === 1")  # it would have been seen
 
 
 def frame(page: Page) -> tuple[int, int, int]:
@@ -128,7 +145,7 @@ def test_without_estimates_the_slider_moves_the_marker_alone(page: Page) -> None
 
 def test_the_real_page_shows_each_run(browser: Browser, real: Path) -> None:
     page, _ = opened(browser, real)
-    runs = json.loads(page.locator("#runs").text_content())["runs"]
+    runs = packed(page, "#runs")["runs"]
     features = list(dict.fromkeys((run["encoder"], run["layer"]) for run in runs))
     seen = []
     for _ in features:

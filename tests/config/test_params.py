@@ -129,6 +129,37 @@ def test_wrong_file(tmp_path: Path, old: str, new: str, message: str) -> None:
     assert line.startswith(f"{tmp_path / 'params.yaml'}: ") and message in line and "\n" not in line
 
 
+def repeated(first: str, form: str) -> str:
+    """Ten times as much as the line before, eleven times over."""
+    lines = [f"a0: &a0 {first}"]
+    lines += [f"a{i}: &a{i} {form.format(', '.join([f'*a{i - 1}'] * 10))}" for i in range(1, 12)]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            repeated("[lol]", "[{}]"),
+            "its anchors stand for 234,567,901,246 values; write what is meant",
+        ),
+        (repeated("{k: v}", "{{<<: [{}], k: v}}"), "its anchors stand for"),
+        ("a: &a [*a]", "its anchors stand for endlessly many values"),
+        ("a: " + "[" * 2000, "nested too deeply; write it flatter"),
+        ("a: " + "{a: " * 2000, "nested too deeply; write it flatter"),
+        ("a: !!python/object/apply:os.mkdir [made]", "line 1: could not determine a constructor"),
+    ],
+    ids=["laughs", "merges", "itself", "lists", "mappings", "object"],
+)
+def test_a_file_that_grows_when_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=f"^{tmp_path}/params.yaml: {message}"):
+        load(tmp_path, text)
+    assert not Path("made").exists()
+
+
 def test_unknown_names_list_what_exists(tmp_path: Path) -> None:
     params = load(tmp_path, SMALL)
     with pytest.raises(UsageError, match=r"profile 'tny' does not exist \(did you mean tiny\?\).* are: tiny"):

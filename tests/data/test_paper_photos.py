@@ -29,6 +29,10 @@ PHOTOS = ["coco/12.png", "coco/34.png"]
 class Handler(SimpleHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.requests.append(self.path)
+        if self.server.elsewhere:
+            self.send_response(302)
+            self.send_header("Location", f"{self.server.elsewhere}{self.path}")
+            return self.end_headers()
         cut = self.server.cut_off
         if cut is None:
             return super().do_GET()
@@ -55,7 +59,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Threadin
             path.write_bytes(encoded.getvalue())
             lines.write(f"{hashlib.sha256(encoded.getvalue()).hexdigest()}  data/{name}\n")
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
-    server.requests, server.cut_off, server.data = [], None, folder / "data"
+    server.requests, server.cut_off, server.data, server.elsewhere = [], None, folder / "data", ""
     Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     monkeypatch.setattr(paper_photos, "SUMS", sums)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
@@ -119,6 +123,18 @@ def test_goes_on_where_it_failed(server: ThreadingHTTPServer, tmp_path: Path) ->
 def test_another_file_than_the_published_one(server: ThreadingHTTPServer, tmp_path: Path) -> None:
     (server.data / PHOTOS[0]).write_bytes((server.data / PHOTOS[1]).read_bytes())
     assert "not the published file" in failure()
+    assert not cached(tmp_path)
+
+
+def test_an_address_that_is_not_encrypted(
+    server: ThreadingHTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given, or redirected to; one of this machine is asked."""
+    server.elsewhere = "http://photos.example.org"
+    unencrypted = f"http://photos.example.org/data/{PHOTOS[0]}: is not encrypted; name an address that begins with"
+    assert unencrypted in str(pytest.raises(FeatspaceError, fetch_photo, PHOTOS[0]).value) and len(server.requests) == 1
+    monkeypatch.setenv("FEATSPACE_PAPER_URL", "http://photos.example.org")
+    assert unencrypted in str(pytest.raises(FeatspaceError, fetch_photo, PHOTOS[0]).value) and len(server.requests) == 1
     assert not cached(tmp_path)
 
 

@@ -21,11 +21,12 @@ import torchvision
 from PIL import Image
 from tiny_networks import tensor
 from torch import Tensor
-from torchvision.models import ResNet50_Weights, ViT_H_14_Weights, WeightsEnum
+from torchvision.models import ResNet50_Weights, ViT_H_14_Weights
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
 
 from featspace.config.params import Params
 from featspace.encoders import encoder as encoders
+from featspace.encoders.adapters import torchvision as from_torchvision
 from featspace.encoders.encoder import Encoder, load_encoder
 from featspace.utils.errors import FeatspaceError
 
@@ -100,11 +101,11 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, dict
             files = {"clip": "open_clip_model.safetensors", "resnet": "model.safetensors"}
             write_sparse(tmp_path / files[name], shapes)
 
-        def get_state_dict(weights: WeightsEnum, **_: object) -> dict[str, Tensor]:
-            assert weights.url == "https://download.pytorch.org/models/vit_h_14_swag-80465313.pth"
+        def read_checkpoint(path: Path) -> dict[str, Tensor]:
+            assert path == tmp_path / "vit_h_14_swag-80465313.pth"
             return {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
 
-        monkeypatch.setattr(WeightsEnum, "get_state_dict", get_state_dict)
+        monkeypatch.setattr(from_torchvision, "read_checkpoint", read_checkpoint)
         return load_encoder(NETWORKS[name])
 
     return load

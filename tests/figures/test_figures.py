@@ -12,7 +12,7 @@ import skimage.data
 from PIL import Image
 
 from featspace.figures import captions, overview, photos
-from featspace.figures.samples import labels
+from featspace.figures.samples import SHOWN, labels
 from featspace.figures.style import DPI, GAP, WIDTH, Row, matrix, sample_grid, save, style
 from featspace.utils.errors import FeatspaceError, UsageError
 from featspace.utils.images import square
@@ -264,3 +264,31 @@ def test_a_matrix_fills_the_page_and_goes_on_below():
                 assert box.x0 == pytest.approx(boxes[i % columns].x0, abs=1)
                 assert heads[str(i)].y0 > box.y1 and heads[str(i)].x0 > box.x0 and heads[str(i)].x1 < box.x1
             assert count <= columns or boxes[0].y0 > boxes[-1].y1
+
+
+def test_of_many_targets_the_first_are_shown_and_the_note_says_so(files, tmp_path):
+    many = [f"t{number:03d}" for number in range(SHOWN + 6)]
+    shutil.copytree(files, tmp_path / "many")
+    own = tmp_path / "many"
+    tables = {
+        "targets/targets.csv": ["id,kind,text,source", *(f"{id},photo,," for id in many)],
+        "similarity.csv": [
+            (files / "similarity.csv").read_text().splitlines()[0],
+            *(f"clip,{id},0,photo,best,1,0.{500 + place},0.5,," for place, id in enumerate(many)),
+        ],
+        "references.csv": ["encoder,id,reference,distance,cosine", *(f"clip,{id},nearest_photo,9,0.4" for id in many)],
+    }
+    for name, lines in tables.items():
+        (own / name).write_text("\n".join(lines))
+    for id in many:
+        shutil.copy(files / "targets/rocket.png", own / "targets" / f"{id}.png")
+    for id in many[:SHOWN]:  # no other is read
+        shutil.copy(files / "decoded/rocket-0.png", own / "decoded" / f"{id}-0.png")
+    for name in ("photos", "overview"):
+        figure, images, texts = drawn(own, name)
+        said = {text.get_text() for text in texts.values()}
+        assert {*many} & said == {*many[:SHOWN]} and len(images) == 2 * SHOWN
+        assert any(f"Shown are the first {SHOWN} of {len(many)} targets." in text for text in said)
+        assert figure.get_figheight() < 20
+    note = next(text for text in (text.get_text() for text in drawn(own, "photos")[2].values()) if "median" in text)
+    assert "over 30 images" in note

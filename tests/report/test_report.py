@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import re
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -48,6 +52,11 @@ class Parts(HTMLParser):
         return [attributes for name, attributes in self.found if name == tag]
 
 
+def unpacked(parts: Parts) -> dict[str, Any]:
+    """Targets and runs of the viewer."""
+    return json.loads(gzip.decompress(base64.b64decode(parts.scripts["application/gzip"])))
+
+
 @pytest.fixture(scope="module")
 def parts(built: Path) -> Parts:
     return Parts(built.read_text(encoding="utf-8"))
@@ -55,12 +64,13 @@ def parts(built: Path) -> Parts:
 
 def test_figures_are_in_order_with_what_is_said_of_them(parts: Parts) -> None:
     figures = [attributes for attributes in parts.of("figure") if attributes["id"] not in VIEWER]
-    assert [figure["id"] for figure in figures] == ["figure3", "figureA2", "featinv", "<b>own", "figure10"]
+    assert [figure["id"] for figure in figures] == ["figure3", "figureA2", "featinv", toy_report.OWN, "figure10"]
     images = parts.of("img")
-    assert [image["alt"] for image in images][2:4] == [of_figure("featinv").alt, "The figure <b>own"]
+    assert [image["alt"] for image in images][2:4] == [of_figure("featinv").alt, f"The figure {toy_report.OWN}"]
     assert all(image["width"] == "1600" and image["src"].startswith("data:image/") for image in images)
     links = [link["href"] for link in parts.of("a")]
-    assert {"./figure3.png", "./figure3.pdf", "./%3Cb%3Eown.png", "./sizes.csv", "./metrics.json"} <= {*links}
+    own = f"./{quote(toy_report.OWN)}.png"
+    assert {"./figure3.png", "./figure3.pdf", own, "./sizes.csv", "./metrics.json"} <= {*links}
     assert "./featinv.pdf" not in links  # is not there
 
 
@@ -76,10 +86,10 @@ def test_what_is_linked_from_elsewhere_is_there(profile: Path, tmp_path: Path) -
 
 
 def test_the_viewer_has_every_image_once_with_its_numbers(parts: Parts, profile: Path) -> None:
-    viewer = json.loads(parts.scripts["application/json"])
+    viewer, images = unpacked(parts), json.loads(parts.scripts["application/json"])
     keys = [(run["encoder"], run["layer"], run["target"], run["sample"]) for run in viewer["runs"]]
     assert len(keys) == len(set(keys)) == 3 * 2 + 2 * 2 + 2
-    assert len(viewer["images"]) == len(set(viewer["images"])) == 2 + 12 + 12 + 6  # photographs, best, last, strips
+    assert len(images) == len(set(images)) == 2 + 12 + 12 + 6  # photographs, best, last, strips
     run = viewer["runs"][keys.index(("clip", "", "dog", 1))]
     own = pd.read_csv(profile / "figures/mini/similarity-clip.csv").query("id == 'dog' and sample == 1")
     best, last = own.iloc[0], own.iloc[1]
@@ -103,7 +113,7 @@ def test_a_long_trace_is_thinned_and_keeps_its_lowest_and_its_estimates(copied: 
     long.loc[long["evaluation"] == 778, "distance_before"] = np.nan
     pd.concat([long, trace.query("id != 'cat' or sample != 0")]).to_parquet(folder / "trace.parquet", index=False)
     main(["report", "--out", "report.html"])
-    runs = json.loads(Parts(Path("report.html").read_text()).scripts["application/json"])["runs"]
+    runs = unpacked(Parts(Path("report.html").read_text()))["runs"]
     thin = next(run for run in runs if (run["target"], run["sample"]) == ("cat", 0))["trace"]
     assert 120 <= len(thin["e"]) <= 122 and thin["e"][0] == 1 and thin["e"][-1] == len(long)
     lowest = thin["e"].index(778)
@@ -111,9 +121,10 @@ def test_a_long_trace_is_thinned_and_keeps_its_lowest_and_its_estimates(copied: 
 
 
 def test_whatever_comes_from_files_is_escaped(parts: Parts, built: Path) -> None:
-    assert len(parts.of("script")) == 3
-    assert toy_report.EVIL not in built.read_text(encoding="utf-8")
-    assert [attributes for name, attributes in parts.found if name == "b"] == []
+    assert len(parts.of("script")) == 4
+    text = built.read_text(encoding="utf-8")
+    assert toy_report.EVIL not in text and toy_report.OWN not in text and "<b>" not in text
+    assert not [key for _, attributes in parts.found for key in attributes if key.startswith("on")]
 
 
 def test_nothing_is_fetched(parts: Parts) -> None:
@@ -153,7 +164,8 @@ def test_the_commit_is_that_of_the_folder_itself(tmp_path: Path) -> None:
     (tmp_path / "a b.txt").write_text("a")
     git("add", ".")
     git("commit", "-qm", "One")
-    assert read_commit(tmp_path) == (git("rev-parse", "HEAD"), [])
+    date = git("log", "-1", "--format=%cI")
+    assert read_commit(tmp_path) == (git("rev-parse", "HEAD"), date, [])
     (tmp_path / "a b.txt").write_text("b")
     (tmp_path / "untracked.txt").write_text("b")
     assert read_commit(tmp_path).changed == ["a b.txt"]
@@ -177,7 +189,7 @@ def test_large_images_are_made_lighter_and_the_page_says_so(copied: Path) -> Non
     run_report(params, "mini", *folders, Path("small.html"), limit)
     small = Path("small.html").read_bytes()
     assert len(small) <= limit and re.search(rb"at most (384|256|192) pixels a side", small)
-    with pytest.raises(FeatspaceError, match="even with images of 96 pixels the page is larger than 0.5 MB"):
+    with pytest.raises(FeatspaceError, match="even with images of 64 pixels the page is larger than 0.5 MB"):
         run_report(params, "mini", *folders, Path("none.html"), 500_000)
     assert not Path("none.html").exists()
 

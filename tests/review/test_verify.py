@@ -5,79 +5,24 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from contextlib import chdir
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import toy_published
 from PIL import Image
 
 from featspace.cli import main
 from featspace.review.stages import read_stages
 
 PROJECT = Path(__file__).parents[2]
-STAGES = """
-stages:
-  fetch: {cmd: featspace fetch --out data/mini/weights.json, outs: [data/mini/weights.json]}
-  targets: {cmd: featspace targets --out data/mini/targets, outs: [data/mini/targets/]}
-  features:
-    foreach: &encoders [clip, resnet]
-    do:
-      cmd: >-
-        featspace features --encoder ${item} --targets data/mini/targets --out data/mini/features/${item}.safetensors
-      deps: [data/mini/targets, data/mini/weights.json]
-      outs: ["data/mini/features/${item}.safetensors"]
-  decode:
-    foreach: *encoders
-    do:
-      cmd: featspace decode data/mini/features/${item}.safetensors --encoder ${item} --out data/mini/decoded/${item}
-      deps: ["data/mini/features/${item}.safetensors", src/featspace/priors]
-      outs: ["data/mini/decoded/${item}/"]
-  measure:
-    foreach: *encoders
-    do:
-      cmd:
-        - >-
-          featspace references --encoder ${item} --targets data/mini/targets
-          --features data/mini/features/${item}.safetensors --out figures/mini/references-${item}.csv
-        - >-
-          featspace similarity --encoder ${item} --targets data/mini/targets
-          --features data/mini/features/${item}.safetensors --decoded data/mini/decoded/${item}
-          --references figures/mini/references-${item}.csv --out figures/mini/similarity-${item}.csv
-      deps: [data/mini/targets, "data/mini/features/${item}.safetensors", "data/mini/decoded/${item}"]
-      outs: ["figures/mini/references-${item}.csv", "figures/mini/similarity-${item}.csv"]
-  metrics:
-    cmd: >-
-      featspace metrics --out figures/mini/metrics.json
-      --similarity figures/mini/similarity-clip.csv --references figures/mini/references-clip.csv
-      --similarity figures/mini/similarity-resnet.csv --references figures/mini/references-resnet.csv
-    deps: [figures/mini/similarity-clip.csv, figures/mini/similarity-resnet.csv]
-    metrics: [figures/mini/metrics.json]
-  figure:
-    cmd: >-
-      featspace figures --only 3 --data data/mini --tables figures/mini --out figures/mini
-    deps: [figures/mini/similarity-clip.csv, data/mini/decoded/clip]
-    outs: [figures/mini/figure3.png, figures/mini/figure3.pdf]
-  mini:
-    cmd: featspace checksums data/mini figures/mini --out figures/mini/SHA256SUMS
-    deps: [data/mini/decoded, figures/mini/metrics.json, figures/mini/figure3.png]
-    outs: [figures/mini/SHA256SUMS]
-"""
 
 
 @pytest.fixture(scope="module")
 def built(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The toy project with its pipeline, built; to be copied, not changed."""
-    root = tmp_path_factory.mktemp("built") / "toy"
-    shutil.copytree(project, root)
-    (root / ".dvc").mkdir()
-    (root / "dvc.yaml").write_text(STAGES)
-    with chdir(root):
-        for stage in read_stages(root, "mini"):
-            for _, *words in stage.commands:
-                main(words)
-    return root
+    return toy_published.build(project, tmp_path_factory.mktemp("built") / "toy")
 
 
 @pytest.fixture
@@ -213,9 +158,24 @@ def test_a_table_of_other_columns_or_rows_is_named(published, capsys):
     assert error.startswith("featspace: error: 4 of 12 outputs")
 
 
+@pytest.mark.parametrize("out", ["../metrics.json", "{}/metrics.json", "--out=../metrics.json"])
+def test_a_stage_that_would_write_elsewhere_is_not_run(published, capsys, tmp_path, out):
+    out = out.format(tmp_path)
+    reword(Path("dvc.yaml"), "--out figures/mini/metrics.json", out if "=" in out else f"--out {out}")
+    printed, error = refused(capsys)
+    assert f"metrics names {out}, which is not in the folder" in printed
+    assert error.endswith("1 of 12 outputs of mini do not agree: figures/mini/metrics.json")
+    assert not (tmp_path / "metrics.json").exists()
+
+
+def test_a_pipeline_that_cannot_be_read_is_one_line(published, capsys):
+    reword(Path("dvc.yaml"), "stages:", "stages: [")
+    assert "error: dvc.yaml: " in refused(capsys, status=2)[1]
+
+
 def test_what_is_not_there_is_one_line(published, capsys, tmp_path, monkeypatch):
     shutil.rmtree("data/mini/decoded/clip")
-    todo = "not there; build it with `make repro`, or fetch it with `dvc pull mini`"
+    todo = "not there; build it with `make repro`, or fetch it with `dvc pull --with-deps mini`"
     assert refused(capsys)[1].endswith(f"data/mini/decoded/clip: {todo}")
     shutil.rmtree("data/mini")
     assert refused(capsys)[1].endswith(f"data/mini/decoded/clip and 1 more: {todo}")

@@ -66,7 +66,7 @@ def test_an_ablation_that_is_cut_off_goes_on_and_refuses_other_settings(
     YAML(typ="safe").dump({**values, "seed": 5}, project / "other.yaml")
     with pytest.raises(SystemExit):
         main([*command, str(tmp_path / "cut"), "--params", "other.yaml"])
-    assert "cut.unfinished: is of another ablation" in capsys.readouterr().err
+    assert "cut.unfinished: holds 2 finished images of a run with other settings" in capsys.readouterr().err
     monkeypatch.setattr(ablate, "run_decode", decode)
     main([*command, str(tmp_path / "cut")])
     folders = tmp_path / "whole", tmp_path / "cut"

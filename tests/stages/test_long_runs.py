@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import re
 import shutil
@@ -121,7 +122,7 @@ def test_an_interrupted_run_does_not_go_on_with_other_weights(tmp_path, capsys, 
 def test_a_run_that_was_killed_before_its_first_image_stands_in_nobodys_way(tmp_path, capsys, monkeypatch):
     interrupt_at(monkeypatch, 1)
     with monkeypatch.context() as patch:
-        patch.setattr(unfinished.shutil, "rmtree", lambda _: None)  # a killed process removes nothing
+        patch.setattr(unfinished, "discard", lambda *_: None)  # a killed process removes nothing
         assert "finished images" not in fail([tmp_path / "out"], capsys)
     assert (tmp_path / "out.unfinished").is_dir()
     decode(tmp_path / "out", "--weight", "1")
@@ -253,3 +254,20 @@ def test_a_lock_ends_with_the_run_that_failed(tmp_path):
     with alone(tmp_path / "out"):
         pass
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_held_does_not_grow_with_the_targets(tmp_path, monkeypatch):
+    held = []
+
+    def counting(self, features, *args, **options):
+        gc.collect()
+        held.append(sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects()))
+        return call(self, features, *args, **options)
+
+    monkeypatch.setattr(FeatureDecodingPipeline, "__call__", counting)
+    photographs = [str(tmp_path / f"p{number}.png") for number in range(12)]
+    for number, path in enumerate(photographs):
+        Image.open("photo.jpg").rotate(30 * number).save(path)
+    fast = ["--preset", "fast", "--evaluations", "2", "--samples", "1", "--batch", "2"]
+    main(["decode", *photographs, "--encoder", "resnet", *fast, "--out", str(tmp_path / "out")])
+    assert len(held) == 6 and held[-1] == held[1]  # the first call has what is made once

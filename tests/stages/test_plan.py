@@ -131,11 +131,13 @@ def test_a_decoding_keeps_to_the_free_memory(tmp_path, monkeypatch, capsys, shar
         return call(self, features, *args, **options)
 
     monkeypatch.setattr(decoding.FeatureDecodingPipeline, "__call__", look)
-    monkeypatch.setattr(decoding, "free_memory", lambda device: free)
+    monkeypatch.setattr(memory, "free_memory", lambda device: free)
     main(["decode", "photo.jpg", "--encoder", "resnet", "--out", str(tmp_path / "out")])
     assert seen == [(batch, spared) for batch in batches]
-    assert ("recomputing activations" in capsys.readouterr().err) == spared
-    monkeypatch.setattr(decoding, "free_memory", lambda device: free // (share * 1.1))
+    error = capsys.readouterr().err
+    assert ("recomputing activations" in error) == spared
+    assert ("memory for 1 instead of 2 images at once, which changes them by rounding" in error) == spared
+    monkeypatch.setattr(memory, "free_memory", lambda device: free // (share * 1.1))
     if spared:
         with pytest.raises(SystemExit) as stop:
             main(["decode", "photo.jpg", "--encoder", "resnet", "--out", str(tmp_path / "more")])

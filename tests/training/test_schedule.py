@@ -77,13 +77,17 @@ def test_pauses_and_a_kill_change_nothing(params, toy_photographs, tmp_path, cap
 
     options = ["--params", params, "--photographs", toy_photographs, "--checkpoints", killed, "--threads", "1"]
     command = [sys.executable, "-m", "featspace_training.schedule", *map(str, options)]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, cwd=ROOT / "training", **quiet) as process:
-        while not (killed / "vae.pt").exists():
-            assert process.poll() is None
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-    assert not (killed / "prior").exists()
+    for number, file in ((signal.SIGKILL, "vae.pt"), (signal.SIGTERM, "vit.pt")):
+        with subprocess.Popen(
+            command, cwd=ROOT / "training", stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        ) as process:
+            while not (killed / file).exists():
+                assert process.poll() is None
+                time.sleep(0.01)
+            process.send_signal(number)
+            error = process.stderr.read().decode()
+    assert process.returncode == 143 and "error: ended by SIGTERM; the same command goes on\n" in error
+    assert not list(killed.rglob(".partial-*")) and not (killed / "prior").exists()
     schedule.run(params, toy_photographs, killed, threads=1)
     assert_same(whole, killed)
 

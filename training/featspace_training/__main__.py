@@ -15,10 +15,12 @@ from ruamel.yaml import YAML
 from featspace.hub.manifest import MANIFEST
 from featspace.utils.devices import choose_device
 from featspace.utils.errors import FeatspaceError, UsageError
-from featspace.utils.files import refuse_taken
+from featspace.utils.files import refuse_taken, remove_partials
 from featspace.utils.locks import alone
+from featspace.utils.signals import Ended, ended_by_signals
 from featspace_training import classifier, clip, prior
 from featspace_training import vae as autoencoder
+from featspace_training.checkpoint import before_decay
 from featspace_training.loop import Paused
 from featspace_training.recipe import Recipe
 
@@ -51,6 +53,8 @@ def train(
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     curve.parent.mkdir(parents=True, exist_ok=True)
     with alone(checkpoint):
+        for made in (before_decay(checkpoint), curve, out):
+            remove_partials(made)
         if name == "vae":
             autoencoder.run(recipe, photographs, checkpoint, curve, out)
         elif name == "prior":
@@ -84,7 +88,11 @@ def read_recipe(params: Path, name: str, gpu: bool) -> Recipe:
 
 if __name__ == "__main__":
     try:
-        typer.run(train)
+        with ended_by_signals():
+            typer.run(train)
+    except Ended as ended:
+        typer.echo(f"featspace: error: ended by {ended.name}; the same command goes on", err=True)
+        raise SystemExit(ended.status) from None
     except Paused as paused:
         typer.echo(f"{paused}; the same command goes on", err=True)
         raise SystemExit(os.EX_TEMPFAIL) from None  # a pipeline tool must not take it for done

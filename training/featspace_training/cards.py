@@ -100,7 +100,7 @@ def run(models: Path, photographs: Path, samples: Path, params_file: Path, out: 
     shown. Raises FeatspaceError if one of them is missing.
     """
     try:
-        drawn = np.load(samples)
+        drawn = np.load(samples, allow_pickle=False)  # noqa: TID251 - numbers alone
     except (OSError, ValueError) as error:
         raise FeatspaceError(f"{samples}: no samples to be read ({error}); `dvc repro samples` draws them") from None
     params = Params.load(params_file)  # first, as measuring takes minutes

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from featspace.utils.checkpoints import read_checkpoint
 from featspace.utils.devices import choose_device
 from featspace.utils.errors import FeatspaceError
 from featspace.utils.files import atomic_file
@@ -58,8 +59,8 @@ class State:
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        with atomic_file(path) as partial:
-            torch.save(saved, partial)
+        with atomic_file(path) as partial, open(partial, "wb") as file:  # opened here, its errors are the system's
+            torch.save(saved, file)
 
     def resume(self, path: Path, recipe: Recipe) -> None:
         """Takes up what was saved at `path`, if anything was.
@@ -88,9 +89,12 @@ def steps_taken(path: Path, recipe: Recipe) -> int:
 
 
 def _saved(path: Path, recipe: Recipe) -> dict | None:
-    """The furthest state that lies on the way of `recipe`; None if nothing was saved."""
+    """The furthest state that lies on the way of `recipe`; None if nothing was saved.
+
+    Raises FeatspaceError for a file that is damaged, and if there are states, but of other recipes.
+    """
     files = [file for file in (path, before_decay(path)) if file.exists()]
-    states = [torch.load(file, map_location=choose_device(), weights_only=True, mmap=True) for file in files]
+    states = [read_checkpoint(file, choose_device(), mmap=True) for file in files]
     for state in states:
         longer = {**state["recipe"], "steps": recipe.steps} == recipe.identity
         # Up to where the learning rate of one of them begins to fall, both take the same steps.

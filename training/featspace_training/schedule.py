@@ -19,6 +19,7 @@ import typer
 
 from featspace.utils.devices import choose_device
 from featspace.utils.errors import FeatspaceError
+from featspace.utils.signals import Ended, ended_by_signals
 from featspace_training.__main__ import read_recipe, train
 from featspace_training.checkpoint import steps_taken
 from featspace_training.loop import Paused
@@ -77,7 +78,11 @@ def _line(name: str, recipe: Recipe, done: int) -> str:
 
 if __name__ == "__main__":
     try:
-        typer.run(run)
+        with ended_by_signals():
+            typer.run(run)
+    except Ended as ended:
+        typer.echo(f"featspace: error: ended by {ended.name}; the same command goes on", err=True)
+        raise SystemExit(ended.status) from None
     except FeatspaceError as error:
         typer.echo(f"featspace: error: {error}", err=True)
         sys.exit(error.exit_status)

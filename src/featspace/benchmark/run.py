@@ -25,9 +25,10 @@ from featspace.methods.saved import as_saved
 from featspace.pipelines.loading import load_pipeline
 from featspace.pipelines.problem import problem_of
 from featspace.utils.devices import choose_device, device_name, weights_sum
-from featspace.utils.errors import FeatspaceError, UsageError, suggest
+from featspace.utils.errors import FeatspaceError, UsageError, enough_memory, suggest
 from featspace.utils.files import atomic_file, sha256
 from featspace.utils.images import read_image, save_png, to_tensor
+from featspace.utils.locks import alone
 from featspace.utils.seeds import seed_of
 from featspace.utils.tables import BENCH, read_table, write_table
 
@@ -70,46 +71,48 @@ def run_bench(
     that many photographs instead, and there is no curve. `only`: these methods alone, the others' images stay.
 
     What is in `out` already is kept and not decoded again, as far as the same parameters, weights, photographs and code
-    made it; a run that is cut off goes on. Raises UsageError for too few photographs, a method that there is not, or a
-    judge that is the encoder; FeatspaceError for what cannot be read, or has no finite distance.
+    made it; a run that is cut off goes on, in the same batches. Raises UsageError for too few photographs, a method
+    that there is not, a judge that is the encoder, or if another run decodes into `out`; FeatspaceError for what cannot
+    be read, has no finite distance, or does not fit the memory.
     """
     methods = list(only or METHODS)
     if unknown := sorted(set(methods) - set(METHODS)):
         raise UsageError(f"no method {unknown[0]}{suggest(unknown[0], METHODS)}; there are: {', '.join(METHODS)}")
     settings, budget = params.encoder(name), params.evaluations
     compared, fast = (Images(photos=photos),) * 2 if photos else (params.compared, params.fast)
-    bench = _Bench(params, root, name, targets, out)
-    for images in (compared, fast, *([] if weights_of else [params.tuning])):
-        bench.first(images)  # raises now, before anything is decoded
-    tuned = [method for method in methods if len(METHODS[method].weights) > 1]
-    planned: list[Key] = []
+    with alone(Path(out)):
+        bench = _Bench(params, root, name, targets, out)
+        for images in (compared, fast, *([] if weights_of else [params.tuning])):
+            bench.first(images)  # raises now, before anything is decoded
+        tuned = [method for method in methods if len(METHODS[method].weights) > 1]
+        planned: set[Key] = set()
 
-    def decode(jobs: list[Job], images: Images, stage: str) -> None:
-        keys = [[(job, id, sample) for id, sample in bench.first(images)] for job in jobs]
-        planned.extend(key for part in keys for key in part)
-        for part in tqdm(keys, desc=f"{name}, {stage}", unit="job", disable=not keys):
-            bench.decode(part)
+        def decode(jobs: list[Job], images: Images, stage: str) -> None:
+            keys = [[(job, *image) for image in bench.first(images) if (job, *image) not in planned] for job in jobs]
+            planned.update(key for part in keys for key in part)
+            for part in tqdm(keys, desc=f"{name}, {stage}", unit="job", disable=not keys):
+                bench.decode(part)
 
-    if weights_of is None:
-        tuning = [Job(method, budget, weight) for method in tuned for weight in METHODS[method].weights]
-        decode(tuning, params.tuning, "tuning")
-        weights = chosen_weights(bench.table(planned)) if tuned else {}
-    else:
-        given = read_table(weights_of / TABLE, BENCH)
-        bench.tuned_on = given["encoder"].iloc[0]
-        tuned_there = (given["encoder"] == bench.tuned_on) & (given["evaluations"] == budget)
-        weights = chosen_weights(given[tuned_there])
-        if lacking := [method for method in tuned if method not in weights]:
-            raise FeatspaceError(f"{weights_of}: no weight of {lacking[0]} for {budget} evaluations; run it first")
-    others = [method for method in methods if method != "fast"]
-    decode([Job(method, budget, weights.get(method, 0.0)) for method in others], compared, "methods")
-    if "fast" in methods:
-        curve = [] if photos else settings.curve
-        decode([Job("fast", evaluations) for evaluations in sorted({budget, *curve})], fast, "fast")
-    decode([Job(AUTOENCODER, 0)], Images(photos=max(compared.photos, fast.photos)), AUTOENCODER)
-    if only is None:
-        bench.keep(planned)
-    return bench.table()
+        if weights_of is None:
+            tuning = [Job(method, budget, weight) for method in tuned for weight in METHODS[method].weights]
+            decode(tuning, params.tuning, "tuning")
+            weights = chosen_weights(bench.table(planned)) if tuned else {}
+        else:
+            given = read_table(weights_of / TABLE, BENCH)
+            bench.tuned_on = given["encoder"].iloc[0]
+            tuned_there = (given["encoder"] == bench.tuned_on) & (given["evaluations"] == budget)
+            weights = chosen_weights(given[tuned_there])
+            if lacking := [method for method in tuned if method not in weights]:
+                raise FeatspaceError(f"{weights_of}: no weight of {lacking[0]} for {budget} evaluations; run it first")
+        others = [method for method in methods if method != "fast"]
+        decode([Job(method, budget, weights.get(method, 0.0)) for method in others], compared, "methods")
+        if "fast" in methods:
+            curve = [] if photos else settings.curve
+            decode([Job("fast", evaluations) for evaluations in sorted({budget, *curve})], fast, "fast")
+        decode([Job(AUTOENCODER, 0)], Images(photos=max(compared.photos, fast.photos)), AUTOENCODER)
+        if only is None:
+            bench.keep(planned)
+        return bench.table()
 
 
 class _Bench:
@@ -127,6 +130,7 @@ class _Bench:
         for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
             part.requires_grad_(False).eval()
         self.prior = pipeline.prior()
+        self.pixels = f"of {self.prior.image_size}x{self.prior.image_size} pixels"
         known = [target for target in read_targets(targets) if target.kind == "photo"]
         self.photographs = {target.id: read_image(targets / f"{target.id}.png") for target in known}
         self.targets = targets
@@ -155,12 +159,14 @@ class _Bench:
         return [(id, sample) for id in list(self.photographs)[: images.photos] for sample in range(images.samples)]
 
     def decode(self, keys: list[Key]) -> None:
-        """Decodes what is not yet there of one job's images, in batches; writes each batch when it is done."""
-        waiting = [key for key in keys if key not in self.rows]
-        for start in range(0, len(waiting), self.params.batch):
-            part = waiting[start : start + self.params.batch]
+        """Decodes one job's images in batches, but for those that are there as a whole; writes each when it is done."""
+        for start in range(0, len(keys), self.params.batch):
+            part = keys[start : start + self.params.batch]
+            if all(key in self.rows for key in part):
+                continue
             begin = time.perf_counter()
-            images = self._images(part)
+            with enough_memory(f"on {self.device} with {len(part)} images {self.pixels} at once", "lower `batch`"):
+                images = self._images(part)
             seconds = (time.perf_counter() - begin) / len(part)
             for key, image in zip(part, images, strict=True):
                 job, id, sample = key
@@ -169,7 +175,7 @@ class _Bench:
                 self.rows[key] = {
                     **{"method": job.method, "evaluations": job.evaluations, "weight": job.weight},
                     **{"id": id, "sample": sample},
-                    **self.measure(read_image(self._png(key)), self.truths[id]),
+                    **_as_written(self.measure(read_image(self._png(key)), self.truths[id])),
                     **{"seconds": seconds, "device": device_name(self.device)},
                     "identity": self.identities[job.method],
                 }
@@ -219,7 +225,11 @@ class _Bench:
         """What an earlier run left that this one would decode and measure alike."""
         if not (self.out / TABLE).is_file():
             return {}
-        table, rows = read_table(self.out / TABLE, BENCH), {}
+        try:
+            table, rows = read_table(self.out / TABLE, BENCH), {}
+        except FeatspaceError as error:
+            reason = str(error).partition(";")[0]
+            raise FeatspaceError(f"{reason}; remove it, and its images are decoded again") from error
         for row in table.to_dict("records"):
             key = Job(row["method"], row["evaluations"], row["weight"]), row["id"], row["sample"]
             if row["identity"] == self.identities.get(row["method"]) and self._png(key).is_file():
@@ -229,3 +239,8 @@ class _Bench:
                 f"{self.out}: {len(table) - len(rows)} images are of other settings or code: dropped", file=sys.stderr
             )
         return rows
+
+
+def _as_written(measured: dict[str, float | None]) -> dict[str, float | None]:
+    """To the digits of the table: a run that goes on, which reads them, must choose the same weights."""
+    return {name: float(f"{x:.6g}") if isinstance(x, float) else x for name, x in measured.items()}

@@ -24,6 +24,7 @@ from featspace.priors.prior import Prior
 from featspace.stages.memory import T, evaluation_cost
 from featspace.stages.plan import matrix_rate
 from featspace.utils.devices import GIB, choose_device, device_name
+from featspace.utils.errors import memory_errors
 from featspace.utils.tables import write_table
 
 PAPER_EVALUATIONS = 12_960
@@ -124,7 +125,7 @@ def _measure(
         if way.compiled:
             blank.unet.compile()
             blank.vae.decode = torch.compile(blank.vae.decode)
-        with _peak(device) as peak:
+        with memory_errors(), _peak(device) as peak:
             seconds = list(_times(blank, encoder, way.batch, device, WARM_UP + evaluations))[WARM_UP:]
     except (torch.OutOfMemoryError, MemoryError):
         return float("nan"), float("nan")

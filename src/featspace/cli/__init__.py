@@ -11,17 +11,19 @@ from typing import Annotated, Any
 
 import typer
 
-from featspace.cli import bench, experiments, featinv, report, stages, tools, verify  # noqa: F401  (they register)
+from featspace.cli import bench, experiments, export, featinv, report, stages, tools, verify  # noqa: F401  (they register)
 from featspace.cli.options import app
 from featspace.report.durations import note_seconds
-from featspace.utils.errors import FeatspaceError, escaped, one_line
+from featspace.utils.errors import FeatspaceError, escaped, is_out_of_memory, one_line
 from featspace.utils.files import is_full
+from featspace.utils.signals import Ended, ended_by_signals
 
 EXTRAS = {
     "accelerate": "train",
     "dvc": "pipeline",
     "itables": "pipeline",
     "jinja2": "pipeline",
+    "rocrate": "pipeline",
     "snakemake": "pipeline",
 }
 """Packages that the core does without, and what installs them."""
@@ -45,17 +47,23 @@ def _globals(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs the command line; a failure is one line on standard error and exit status 1, or 2 for bad usage."""
+    """Runs the command line; a failure is one line on standard error and exit status 1, or 2 for bad usage.
+
+    After a signal the status is 128 and its number: 130 for Ctrl-C, 143 for SIGTERM.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what its encoding has not, such as a name that is no UTF-8, is shown
             stream.reconfigure(errors="backslashreplace")
     arguments = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     start = time.monotonic()
     try:
-        status = app(arguments, standalone_mode=False, prog_name="featspace")
+        with ended_by_signals():
+            status = app(arguments, standalone_mode=False, prog_name="featspace")
         if status == 130:  # typer's for Ctrl-C
             _fail("interrupted", 130)
         note_seconds(arguments, time.monotonic() - start)
+    except Ended as ended:
+        _fail(f"ended by {ended.name}", ended.status)
     except BAD_USAGE as error:
         _fail(f"{escaped(error.format_message())} See featspace {_command(error)}--help", 2)
     except FeatspaceError as error:
@@ -67,8 +75,10 @@ def main(arguments: list[str] | None = None) -> None:
         if extra is None:
             raise
         _fail(f"{error.name} is not installed: pip install 'featspace[{extra}]'", 1)
-    except MemoryError:
-        _fail("out of memory: lower `batch`, or free some memory", 1)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        _fail(f"out of memory ({one_line(error)}): free some, or lower `batch`", 1)
     except OSError as error:  # a path too long, a device that is not there, whatever a disk may say
         if "--traceback" in arguments:
             tracebacks.print_exc()

@@ -81,3 +81,37 @@ def figure(
     from featspace.figures.bench import run_bench_figure
 
     run_bench_figure(tables, out)
+
+
+@bench.command()
+def load(
+    out: Annotated[Path, typer.Option(help="The table of seconds, memory and sizes to write.")],
+    root: Annotated[Path, typer.Option(help="The checkout, which has data/models.")] = Path(),
+    targets: Annotated[list[int] | None, typer.Option(help="How many; by default 50 and 1000.", min=2)] = None,
+    evaluations: Annotated[int, typer.Option(help="Guided evaluations of an image.", min=1)] = 2,
+) -> None:
+    """Run every stage on many targets, on one core, and list what each takes; the images are thrown away."""
+    from featspace.benchmark.load import run_load
+
+    run_load(root, targets or [50, 1000], out, evaluations)
+
+
+@bench.command()
+def scale(
+    out: Annotated[Path, typer.Option(help="File name without suffix; .csv, .png and .pdf are written.")],
+    encoders: Annotated[int, typer.Option(help="How many.", min=1)] = 1000,
+    targets: Annotated[int, typer.Option(help="Of each encoder, decoded once.", min=1)] = 50_000,
+    seconds: Annotated[float, typer.Option(help="Of a GPU, for an image.")] = 8.2,
+    spread: Annotated[
+        float, typer.Option(help="Standard deviation of the logarithm of a job's duration.", min=0)
+    ] = 0.3,
+    latency: Annotated[float, typer.Option(help="Seconds before a job decodes.", min=0)] = 90.0,
+    seed: Annotated[int, typer.Option(help="Of the jobs' durations.", min=0)] = 0,
+) -> None:
+    """Simulate how long many encoders and targets take, by GPUs and shards, with slow jobs and a lost node."""
+    from featspace.benchmark.schedule import Workload, run_schedule
+    from featspace.figures.schedule import run_schedule_figure
+
+    table = out.with_name(f"{out.name}.csv")
+    run_schedule(Workload(encoders, targets, seconds, spread, latency, seed), table)
+    run_schedule_figure(table, out)

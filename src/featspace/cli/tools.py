@@ -41,6 +41,13 @@ def decode(
         int | None,
         typer.Option(help="Images decoded at once; of another number other images, by rounding alone."),
     ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            help="Of eight parts the second: 2/8. Groups of targets that are decoded at once are dealt out in turn; a "
+            "part that gets none writes its shard.json alone. `featspace merge` joins them."
+        ),
+    ] = None,
     precision: Annotated[str | None, typer.Option(help="Of the prior: float32 or bfloat16.")] = None,
     device: Device = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the run.", min=0)] = None,
@@ -78,8 +85,12 @@ def decode(
     sources, text = sources or [], text or []
 
     from featspace.data.features import count_features
+    from featspace.stages.shards import WHOLE, Shard
     from featspace.utils.files import refuse_taken
+    from featspace.utils.resuming import settle
 
+    part = None if shard is None else Shard.parse(shard)
+    settle(out)
     refuse_taken(out)
     count_features(sources, text)  # what is wrong with them comes before diffusers, whose import takes long
 
@@ -89,15 +100,30 @@ def decode(
     if dry_run:
         from featspace.stages.plan import describe
 
-        for line in describe(
-            loaded, chosen, encoder_params(chosen, encoder, layer), sources, text, settings, target or []
-        ):
+        own = encoder_params(chosen, encoder, layer)
+        for line in describe(loaded, chosen, own, sources, text, settings, target or [], part or WHOLE):
             typer.echo(line)
         return
     keep_freed_memory()
-    table = run_decode(loaded, chosen, encoder, sources, text, out, settings, weight, layer, target or [])
+    table = run_decode(loaded, chosen, encoder, sources, text, out, settings, weight, layer, target or [], part)
     for row in table.itertuples():
         typer.echo(f"{out / f'{row.id}-{row.sample}.png'}  distance {row.saved_distance:.4g}  cosine {row.cosine:.4f}")
+
+
+@app.command()
+def merge(
+    shards: Annotated[
+        list[Path], typer.Argument(help="The folders that `featspace decode --shard` wrote, all of them.")
+    ],
+    out: Annotated[Path, typer.Option(help="New folder, the same as `featspace decode` without --shard writes.")],
+) -> None:
+    """Join the shards of a decoding.
+
+    Example: featspace merge decoded.1 decoded.2 --out decoded
+    """
+    from featspace.stages.shards import run_merge
+
+    run_merge(shards, out)
 
 
 @app.command()

@@ -14,17 +14,33 @@ Profile = Annotated[str, typer.Option("--profile", help="A profile of dvc.yaml."
 
 @app.command()
 def verify(
-    profile: Profile = "mini",
+    bundle: Annotated[
+        Path | None,
+        typer.Argument(help="A zip of `featspace export`, or its folder; by default what is in this checkout."),
+    ] = None,
+    profile: Annotated[
+        str | None, typer.Option("--profile", help="A profile of dvc.yaml; by default the bundle's, or mini.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="A CSV to write of what agrees and what does not.")] = None,
 ) -> None:
     """Measure every table again from the published images, draw every figure again, and compare.
 
-    Nothing is decoded, and nothing in the checkout is written. Words and counts must be equal, numbers b within
-    1e-4·max(1, |b|), the pixels of figures within 8 of 255 levels. Exits with 1 if anything does not agree.
+    Nothing is decoded, and nothing in the checkout or bundle is written; a bundle's sums are held first. Words and
+    counts must be equal, numbers b within 1e-4·max(1, |b|), the pixels of figures within 8 of 255 levels. Exits with 1
+    if anything does not agree.
+
+    Example: featspace verify bundle.zip
     """
     from featspace.review.verify import run_verify
 
-    run_verify(Path(), profile, _run, typer.echo, out)
+    if bundle is None:
+        run_verify(Path(), profile or "mini", _run, typer.echo, out)
+        return
+
+    from featspace.sharing.bundle import open_bundle
+
+    with open_bundle(bundle, typer.echo) as (folder, own):
+        run_verify(folder, profile or own, _run, typer.echo, out)
 
 
 @app.command()

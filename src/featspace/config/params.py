@@ -15,7 +15,7 @@ from featspace.config.experiments import AblationParams, MixtureParams, SpreadPa
 from featspace.config.featinv import FeatInvParams
 from featspace.config.reading import FILE, _choices, describe, read_yaml
 from featspace.utils.errors import UsageError
-from featspace.utils.schema import Name, Section, Text
+from featspace.utils.schema import FileName, Name, Section, Text
 
 Quality = Annotated[int, Field(ge=1, le=100)]
 
@@ -43,7 +43,9 @@ class DecodeParams(Section):
     emphasis_recurrences: int = Field(1000, ge=1)
     guidance_weight: float = Field(4.0, ge=0)
     samples: int = Field(1, ge=1)  # images a target
-    batch: int = Field(8, ge=1)  # images decoded at once, at most; images of another batch differ by rounding
+    batch: int = Field(
+        8, ge=1
+    )  # images decoded at once; of another batch they differ, by rounding that guidance amplifies
     precision: Literal["float32", "bfloat16"] = "float32"  # of the prior; the encoder is always float32
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU if there is one
 
@@ -52,6 +54,11 @@ class DecodeParams(Section):
         """What the preset itself takes: its budget, or its schedule."""
         schedule = {"steps", "recurrences", "emphasis_steps", "emphasis_recurrences"}
         return self.model_dump(include={"evaluations", "stop_at"} if self.preset == "fast" else schedule)
+
+    @property
+    def group(self) -> int:
+        """Consecutive targets that are decoded at once: as many as have all their samples in a batch, at least one."""
+        return max(1, self.batch // self.samples)
 
     def refuse_idle(self, given: Iterable[str]) -> None:
         """Raises UsageError if one of the parameters `given` has no effect in this preset."""
@@ -103,7 +110,7 @@ class Profile(Section):
     captions_file: Text | None = None  # captions of the photos, as JSON of MS COCO's form
     similarity: SimilarityParams = SimilarityParams()
     # What each layer keeps: of an encoder, module names (or unpooled, pooled) by depth, and the evaluations of each.
-    layers: dict[Name, dict[Text, Annotated[int, Field(ge=2)]]] = {}
+    layers: dict[Name, dict[FileName, Annotated[int, Field(ge=2)]]] = {}
     mixtures: dict[Name, MixtureParams] = {}  # by encoder
     spread: SpreadParams | None = None
     ablation: AblationParams | None = None

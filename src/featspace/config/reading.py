@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import reprlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,17 +11,25 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import CollectionNode, MappingNode
 
 from featspace.utils.errors import UsageError
 from featspace.utils.schema import Section
 
 FILE = "params.yaml"
+LARGEST = 100_000
+"""Values that a file can stand for, each counted as often as anchors and merges (`*`, `<<`) repeat it."""
 
 
 def read_yaml(path: Path) -> dict[Any, Any]:
-    """A YAML file's mapping. Raises UsageError: no file, not YAML (with the line), no mapping."""
+    """A YAML file's mapping. Raises UsageError: no file, not YAML (with the line), no mapping, nested or repeated
+    without end."""
     try:
-        values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if (count := _count(YAML(typ="safe", pure=True).compose(text), {})) > LARGEST:
+            many = f"{count:,}" if math.isfinite(count) else "endlessly many"
+            raise UsageError(f"{path}: its anchors stand for {many} values; write what is meant, {LARGEST:,} at most")
+        values = YAML(typ="safe", pure=True).load(text)
     except FileNotFoundError as error:
         raise UsageError(f"{path}: no such file; run this where {FILE} is, or name the file") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -32,9 +41,21 @@ def read_yaml(path: Path) -> dict[Any, Any]:
         raise UsageError(f"{path}: {line}{problem}; mend the YAML there") from error
     except YAMLError as error:
         raise UsageError(f"{path}: not YAML ({' '.join(str(error).split())}); mend it") from error
+    except RecursionError as error:
+        raise UsageError(f"{path}: nested too deeply; write it flatter") from error
     if not isinstance(values, dict):
         raise UsageError(f"{path}: it must be a mapping")
     return values
+
+
+def _count(node: Any, known: dict[int, float]) -> float:
+    """The values that a node of a YAML file stands for; infinite if it is in itself. `known`: of nodes seen before."""
+    if id(node) not in known:
+        known[id(node)] = math.inf  # if it is met inside of itself
+        parts = node.value if isinstance(node, CollectionNode) else []
+        parts = (part for pair in parts for part in pair) if isinstance(node, MappingNode) else parts
+        known[id(node)] = 1 + sum(_count(part, known) for part in parts)
+    return known[id(node)]
 
 
 _RULES = {  # pydantic's error type -> what the value must do

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,7 +25,8 @@ from tqdm import tqdm
 
 from featspace.data.targets import slug
 from featspace.utils.errors import FeatspaceError, one_line
-from featspace.utils.images import read_image, to_rgb
+from featspace.utils.images import open_image, read_image, to_rgb
+from featspace.utils.texts import parse_json
 
 NAMED = 5
 """Of broken files."""
@@ -55,7 +55,7 @@ class Photographs:
         if isinstance(source, Path):
             return read_image(source)
         try:
-            return to_rgb(Image.open(io.BytesIO(source)))
+            return to_rgb(open_image(io.BytesIO(source)))
         except Exception as error:  # Pillow's decoders raise any class for a damaged file
             raise FeatspaceError(f"{self.names[index]}: the image is damaged ({one_line(error)})") from error
 
@@ -135,7 +135,7 @@ def _from_table(path: Path) -> Photographs:
         table = pq.read_table(path)
         encoded = table["image"].combine_chunks().field("bytes").to_pylist()
         labels = table["label"].to_pylist()
-        rows = json.loads((path.parent / "classes.json").read_text(encoding="utf-8"))
+        rows = parse_json((path.parent / "classes.json").read_text(encoding="utf-8"))
         rows = rows if isinstance(rows, list) else rows["classes"]
         classes = [slug(row["name"].split(",")[0]) for row in sorted(rows, key=lambda row: row["label"])]
     except (OSError, pyarrow.ArrowException, KeyError, ValueError) as error:
@@ -146,7 +146,7 @@ def _from_table(path: Path) -> Photographs:
 def _broken(source: Path | bytes) -> bool:
     try:
         with open(source, "rb") if isinstance(source, Path) else io.BytesIO(source) as file:
-            with Image.open(file) as image:
+            with open_image(file) as image:
                 kind = image.format
             file.seek(-min(file.seek(0, io.SEEK_END), 1024), io.SEEK_END)
             return kind == "JPEG" and b"\xff\xd9" not in file.read()  # its end, which some cameras write more after

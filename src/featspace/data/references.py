@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from featspace.utils.errors import FeatspaceError
+from featspace.utils.texts import parse_json
 
 
 class References(NamedTuple):
@@ -38,7 +38,7 @@ def read_references(path: Path, dim: int) -> References:
         with safe_open(path, framework="pt") as file:
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = file.metadata() or {}
-        names = json.loads(metadata["classes"]) if "labels" in found else []
+        names = parse_json(metadata["classes"]) if "labels" in found else []
     except FileNotFoundError:
         raise FeatspaceError(f"{path}: no such file; restore it from the checkout") from None
     except (SafetensorError, OSError) as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import math
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -19,6 +18,7 @@ from featspace.encoders.preprocessing import other_channels
 from featspace.hub import is_published, resolve
 from featspace.utils.devices import weights_sum
 from featspace.utils.errors import FeatspaceError, UsageError, explained, one_line
+from featspace.utils.texts import parse_json
 
 
 class Encoder(nn.Module):
@@ -244,7 +244,7 @@ def _load_folder(folder: Path, weights: bool) -> Network:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         wanted = "config.json (timm, transformers) or open_clip_config.json"
         raise FeatspaceError(f"{path.parent}: not the folder of a network, as it has no {wanted}") from error

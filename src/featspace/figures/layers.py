@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from featspace.data.targets import read_targets
-from featspace.figures.samples import labels
+from featspace.figures.samples import SHOWN, first_of, labels
 from featspace.figures.style import Row, matrix
 from featspace.utils.errors import FeatspaceError
 from featspace.utils.images import read_image
@@ -17,7 +17,7 @@ from featspace.utils.tables import LAYERS, read_table
 
 
 def draw(targets: Path, decoded: Path, table: Path) -> Figure:
-    """A row a photograph: itself, then the image decoded from each layer's map of it, by depth.
+    """A row a photograph, of the first SHOWN: itself, then the image decoded from each layer's map of it, by depth.
 
     Heads: the layer, the shape of its map, the median cosine similarity of the images' features to the targets'. Raises
     FeatspaceError if the table has no cosine, or images are missing.
@@ -25,12 +25,11 @@ def draw(targets: Path, decoded: Path, table: Path) -> Figure:
     layers = read_table(table, LAYERS).query("measure == 'cosine'")
     if layers.empty:
         raise FeatspaceError(f"{table}: no cosine of any layer; write it again with `featspace layers`")
-    rows = []
-    for photo in read_targets(targets):
-        if photo.kind == "photo":
-            files = [Path(targets) / f"{photo.id}.png"]
-            files += [Path(decoded) / layer / f"{photo.id}-0.png" for layer in layers["layer"]]
-            rows.append(Row(photo.id, [(read_image(file), "") for file in files]))
+    rows, photos = [], [target for target in read_targets(targets) if target.kind == "photo"]
+    for photo in photos[:SHOWN]:
+        files = [Path(targets) / f"{photo.id}.png"]
+        files += [Path(decoded) / layer / f"{photo.id}-0.png" for layer in layers["layer"]]
+        rows.append(Row(photo.id, [(read_image(file), "") for file in files]))
     layers = layers.assign(label=labels(layers["value"]))
     heads = [f"{name(row.layer)}\n{shape(row.shape)}\ncos {row.label}" for row in layers.itertuples()]
     spent = " to ".join(f"{count}" for count in sorted({layers["evaluations"].min(), layers["evaluations"].max()}))
@@ -38,7 +37,7 @@ def draw(targets: Path, decoded: Path, table: Path) -> Figure:
         f"Right of each photograph: images decoded from nothing but one layer’s features of it, encoder "
         f"“{layers['encoder'].iloc[0]}”, in {spent} guided evaluations. Above: the layer, the shape of its map "
         f"(channels × height × width), and the cosine similarity of the saved image’s map to the photograph’s, "
-        f"median over {len(rows)} photographs."
+        f"median over {len(photos)} photographs. {first_of(len(photos), 'photographs')}"
     )
     return matrix(rows, ["\n\nphotograph", *heads], textwrap.fill(note, 125), apart=1)
 

@@ -7,7 +7,7 @@ import textwrap
 from matplotlib.figure import Figure
 
 from featspace.figures.attributes import HEIGHT, NOTE, draw_attributes
-from featspace.figures.samples import labels, read_rows
+from featspace.figures.samples import first_of, labels, read_rows
 from featspace.figures.source import Source
 from featspace.figures.style import DPI, GRAY, LINE, NAME, PALE, WIDTH, Box, frame, write
 from featspace.utils.images import read_image
@@ -31,7 +31,8 @@ def draw(source: Source, encoder: str) -> Figure:
     note = (
         "Each line: a photograph, images decoded from its feature, and the other photographs whose features are most "
         "similar to it: held-out ones, of which the class is written, as they may not be shown, and other targets. "
-        f"Numbers: cosine similarity to the target’s feature, encoder “{encoder}”. {NOTE}"
+        f"Numbers: cosine similarity to the target’s feature, encoder “{encoder}”. {NOTE} "
+        f"{first_of(best['id'].nunique())}"
     )
     text = textwrap.fill(note, 120)
     height = panel + HEIGHT + (text.count("\n") + 1) * LINE + DPI // 12

@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from featspace.data.targets import Target
-from featspace.figures.samples import read_rows
+from featspace.figures.samples import first_of, read_rows
 from featspace.figures.style import Row, matrix
 from featspace.utils.errors import UsageError
 from featspace.utils.images import read_image
@@ -24,7 +24,7 @@ ACROSS = 8
 
 
 def draw(targets: Path, decoded: Sequence[Path], tables: Sequence[Path]) -> Figure:
-    """A column a photograph, and below it a row an encoder.
+    """A column a photograph, the first of them, and below it a row an encoder.
 
     Raises UsageError if there are not as many tables as folders of decoded images.
     """
@@ -40,4 +40,5 @@ def draw(targets: Path, decoded: Sequence[Path], tables: Sequence[Path]) -> Figu
             nearest.append(row.samples[int(distances.argmin())])
         rows.append(Row(best["encoder"].iloc[0], nearest))
     shown = Row("target", [(read_image(Path(targets) / f"{photo.id}.png"), "") for photo in photos])
-    return matrix([shown, *rows], [photo.id for photo in photos], NOTE, ACROSS)
+    note = "\n".join(filter(None, [NOTE, first_of(best["id"].nunique())]))
+    return matrix([shown, *rows], [photo.id for photo in photos], note, ACROSS)

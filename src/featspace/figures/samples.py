@@ -14,9 +14,12 @@ from featspace.utils.errors import FeatspaceError
 from featspace.utils.images import read_image
 from featspace.utils.tables import REFERENCES, SIMILARITY, read_table
 
+SHOWN = 24
+"""Targets that a figure shows, at most: more would not fit a page."""
+
 
 def read_rows(kind: str, targets: Path, decoded: Path, table: Path) -> tuple[list[Target], list[Row], pd.DataFrame]:
-    """Targets of a kind (photo or caption), a Row for each, and the similarity of their best images."""
+    """The first SHOWN targets of a kind (photo or caption), a Row for each, and the similarity of all best images."""
     wanted = [target for target in read_targets(targets) if target.kind == kind]
     best = read_table(table, SIMILARITY).query("kind == @kind and image == 'best'")
     if best.empty:
@@ -27,11 +30,16 @@ def read_rows(kind: str, targets: Path, decoded: Path, table: Path) -> tuple[lis
     if differing := sorted({target.id for target in wanted} ^ set(best["id"])):
         raise FeatspaceError(f"{table} and {targets}: only one of them has '{differing[0]}'; measure again")
     best, rows = best.assign(label=labels(best["cosine"])), []
-    for target in wanted:
+    for target in wanted[:SHOWN]:
         own = best[best["id"] == target.id].sort_values("sample")
         images = [read_image(Path(decoded) / f"{target.id}-{sample}.png") for sample in own["sample"]]
         rows.append(Row(target.id, list(zip(images, own["label"], strict=True))))
-    return wanted, rows, best
+    return wanted[:SHOWN], rows, best
+
+
+def first_of(count: int, things: str = "targets") -> str:
+    """That a figure does not show all `count` of them; empty where it does."""
+    return f"Shown are the first {SHOWN} of {count:,} {things}." if count > SHOWN else ""
 
 
 def explain(best: pd.DataFrame, references: Path) -> str:
@@ -47,8 +55,9 @@ def explain(best: pd.DataFrame, references: Path) -> str:
         f"median {medians[0]} over {counted(len(best), 'image')}.",
         f"For comparison, the most similar other photograph: "
         f"median {medians[1]} over {counted(len(nearest), 'target')}.",
+        first_of(best["id"].nunique()),
     )
-    return "\n".join(textwrap.fill(line, 125) for line in lines)
+    return "\n".join(textwrap.fill(line, 125) for line in lines if line)
 
 
 def counted(count: int, thing: str) -> str:

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from featspace.utils.errors import FeatspaceError, one_line
+from featspace.utils.names import check_name
+
 
 @dataclass(frozen=True)
 class Source:
@@ -24,7 +27,12 @@ class Source:
         return self.data / "decoded" / encoder
 
     def photo(self, target: str) -> Path:
-        return self.targets / f"{target}.png"
+        """Raises FeatspaceError for a name, of a table, that no target can have."""
+        try:
+            return self.targets / f"{check_name(target)}.png"
+        except ValueError as error:
+            shown = f"the target {one_line(repr(target), 80)}, as none can be called ({error})"
+            raise FeatspaceError(f"{self.tables}: a table names {shown}; write it again") from None
 
     def table(self, name: str) -> Path:
         return self.tables / f"{name}.csv"

@@ -17,7 +17,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from featspace.hub.manifest import restore, short
 from featspace.utils.errors import FeatspaceError, one_line
 from featspace.utils.files import atomic_file
-from featspace.utils.schema import Section
+from featspace.utils.schema import FileName, RelativePath, Section
 
 LOCK = "data/weights.lock"
 PACKAGE = "package:"  # what the repository of weights in a Python package begins with
@@ -32,9 +32,9 @@ class Pin(Section):
     """One network's entry in the lock; with no files before the first fetch."""
 
     repository: str
-    revision: str | None  # commit; version of a Python package; null for a web address
+    revision: FileName | None  # commit; version of a Python package; null for a web address
     license: str
-    files: dict[str, File]
+    files: dict[RelativePath, File]
 
     @property
     def folder(self) -> Path:

@@ -11,11 +11,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from featspace.utils.checksums import parse_checksum
-from featspace.utils.errors import FeatspaceError, UsageError, suggest
+from featspace.utils.errors import FeatspaceError, UsageError, one_line, suggest
 from featspace.utils.files import sha256
+from featspace.utils.names import check_name
+from featspace.utils.texts import parse_json
 
 MANIFEST = "SHA256SUMS"
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}  # to load one is to run what its author wrote
+INDEX = ".index.json"  # what the name of a list of the parts that weights are in ends with
 WEIGHTS = {".safetensors", ".npz", ".npy", ".h5", ".onnx", ".msgpack"}
 
 
@@ -38,7 +41,8 @@ def check_folder(folder: Path) -> None:
     """Verifies a model's folder before it is loaded.
 
     If a manifest in it or in one of its two parents lists files of it, they are verified as by
-    `verify_manifest`; otherwise only pickles are refused. Raises FeatspaceError, also for a missing folder.
+    `verify_manifest`; otherwise only pickles are refused, and lists of parts that lead elsewhere. Raises
+    FeatspaceError, also for a missing folder.
     """
     folder = Path(folder)
     listed, root = _listed_below(folder)
@@ -49,6 +53,7 @@ def check_folder(folder: Path) -> None:
         beside = [path.name for path in folder.parent.iterdir()] if folder.parent.is_dir() else []
         raise UsageError(f"{folder}: no such folder of weights{suggest(folder.name, beside)}; check its path")
     problems += _unlisted(folder, listed) if listed else _pickles(folder)
+    problems += stray_parts(folder.rglob(f"*{INDEX}"))
     if problems:
         raise FeatspaceError(*problems)
 
@@ -128,6 +133,29 @@ def _pickles(folder: Path) -> list[str]:
         for path in _files(folder)
         if path.suffix.lower() in PICKLES
     ]
+
+
+def stray_parts(indexes: Iterable[Path]) -> list[str]:
+    """A line for each list of the parts that weights are in which names anything but files beside it."""
+    lines = []
+    for index in sorted(indexes):
+        try:
+            parts = parse_json(index.read_bytes())["weight_map"].values()
+            stray = [part for part in parts if not _is_name(part)]
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            lines.append(f"{index}: not a list of parts (JSON with weight_map); get it again")
+            continue
+        if stray:
+            shown = one_line(repr(stray[0]), 80)
+            lines.append(f"{index}: names the part {shown}, which is no file beside it; get it again")
+    return lines
+
+
+def _is_name(name: object) -> bool:
+    try:
+        return isinstance(name, str) and bool(check_name(name))
+    except ValueError:
+        return False
 
 
 def _files(folder: Path) -> list[Path]:

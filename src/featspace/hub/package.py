@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import timm
-import torch
 from timm.models import save_for_hf
 
 from featspace.hub.lock import LOCK, PACKAGE, File, Pin
 from featspace.hub.manifest import MANIFEST, verify_manifest
+from featspace.utils.checkpoints import read_checkpoint
 from featspace.utils.checksums import write_checksums
 from featspace.utils.errors import FeatspaceError, UsageError, explained, one_line, suggest
 from featspace.utils.files import atomic_dir, sha256, user_cache
@@ -91,7 +91,7 @@ def _write(network: str, pin: Pin, path: Path) -> None:
     model = timm.create_model(published(network).architecture)
     expected = model.state_dict()
     with explained(path):
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_checkpoint(path)
         shapes = [tuple(value.shape) for value in state.values()]
     wrong = [name for name, shape in zip(expected, shapes, strict=False) if tuple(expected[name].shape) != shape]
     if wrong or len(shapes) != len(expected):

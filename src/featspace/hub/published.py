@@ -22,12 +22,14 @@ from huggingface_hub.errors import (
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers
 
+from featspace.hub.connection import encrypted
 from featspace.hub.lock import LOCK, PACKAGE, File, Pin, read_lock, repository_cache
-from featspace.hub.manifest import PICKLES
+from featspace.hub.manifest import INDEX, PICKLES, stray_parts
 from featspace.hub.sources import Source, source_of
 from featspace.utils.errors import FeatspaceError, one_line
 from featspace.utils.files import is_full, no_space, sha256
 from featspace.utils.locks import alone
+from featspace.utils.names import check_path
 
 
 def obtain(network: str, root: Path = Path()) -> Path:
@@ -69,7 +71,7 @@ def find_pin(network: str, pin: Pin | None) -> Pin:
             files = {name: File(bytes=size or 0, sha256=_digest_in(name)) for name, size in sizes.items()}
         else:
             info = HfApi().model_info(source.repository, revision=revision, files_metadata=True)
-            revision = info.sha
+            revision = _checked(network, info.sha or "")
             listed = {file.rfilename: file for file in info.siblings or []}
             chosen, absent = _choose(source, list(listed))
             if absent:
@@ -77,7 +79,9 @@ def find_pin(network: str, pin: Pin | None) -> Pin:
                 why = "; what it has is a pickle, which can run code when it is loaded" if pickled else ""
                 raise FeatspaceError(f"{network}: {source.repository} has no {absent[0]}{why}; name another network")
             files = {
-                name: File(bytes=listed[name].size or 0, sha256=lfs.sha256 if (lfs := listed[name].lfs) else "")
+                _checked(network, name): File(
+                    bytes=listed[name].size or 0, sha256=lfs.sha256 if (lfs := listed[name].lfs) else ""
+                )
                 for name in chosen
             }
     return Pin(repository=source.repository, revision=revision, license=source.page, files=files)
@@ -102,6 +106,8 @@ def download(network: str, pin: Pin) -> Pin:
                 altered = f"the file was altered or cut off (its SHA-256 is not the one of {network})"
                 raise FeatspaceError(f"{path.resolve()}: {altered}; remove it, and it is fetched again")
             files[name] = File(bytes=path.stat().st_size, sha256=digest)
+    if stray := stray_parts(pin.folder / name for name in files if name.endswith(INDEX)):
+        raise FeatspaceError(*stray)
     return pin.model_copy(update={"files": files})
 
 
@@ -118,7 +124,7 @@ def _download(network: str, pin: Pin, name: str) -> None:
         if published.etag is None:
             raise FeatspaceError(f"{network}: {url} has no ETag, which the cache names files by; check HF_ENDPOINT")
         headers |= build_hf_headers()
-        path = repository_cache(pin.repository) / "blobs" / published.etag
+        path = repository_cache(pin.repository) / "blobs" / _checked(network, published.etag)
     path.parent.mkdir(parents=True, exist_ok=True)
     with alone(path, wait=True):  # of two processes the second finds what the first has got
         if not path.is_file():
@@ -143,6 +149,15 @@ def _append(network: str, url: str, path: Path, file: File, headers: dict[str, s
         differs = f"its SHA-256 begins with {digest[:8]}, the pinned one with {file.sha256[:8]}"
         raise FeatspaceError(f"{network}: {url} is not what is pinned ({differs}); it was not kept")
     partial.replace(path)
+
+
+def _checked(network: str, name: str) -> str:
+    """What a hub says that files are to be called. Raises FeatspaceError for what would lead out of the cache."""
+    try:
+        return check_path(name)
+    except ValueError as error:
+        named = f"the hub calls a file {one_line(repr(name), 80)}, as none can be called ({error})"
+        raise FeatspaceError(f"{network}: {named}; check HF_ENDPOINT") from None
 
 
 def _cached(source: Source) -> Pin | None:
@@ -195,9 +210,10 @@ def _digest_in(name: str) -> str:
 
 @contextmanager
 def _explained(network: str, repository: str, revision: str | None, license: str) -> Iterator[None]:
-    """Turns what the hub's client raises into a FeatspaceError of one line."""
+    """Turns what the hub's client raises into a FeatspaceError of one line; what is not encrypted is not asked."""
     try:
-        yield
+        with encrypted():
+            yield
     except FeatspaceError:
         raise
     except GatedRepoError as error:

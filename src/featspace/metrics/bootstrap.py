@@ -24,7 +24,12 @@ def bootstrap_interval(
     groups = [np.asarray(values, dtype=float) for values in values_by_target.values()]
     if not groups:
         raise FeatspaceError("bootstrap: no target to resample; give at least one")
-    draws = np.random.default_rng(seed).integers(len(groups), size=(resamples, len(groups)))
-    statistics = [statistic(np.concatenate([groups[target] for target in draw])) for draw in draws]
+    values, sizes = np.concatenate(groups), np.array([len(group) for group in groups])
+    starts, generator, statistics = np.cumsum(sizes) - sizes, np.random.default_rng(seed), []
+    for _ in range(resamples):
+        draw = generator.integers(len(groups), size=len(groups))
+        ends = np.cumsum(sizes[draw])
+        within = np.arange(ends[-1]) - np.repeat(ends - sizes[draw], sizes[draw])
+        statistics.append(statistic(values[np.repeat(starts[draw], sizes[draw]) + within]))
     low, high = np.quantile(statistics, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

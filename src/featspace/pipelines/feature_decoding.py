@@ -22,7 +22,7 @@ from featspace.methods.saved import as_saved
 from featspace.pipelines.inputs import check_output_type, check_setting, generator_of_each, to_output
 from featspace.pipelines.problem import problem_of
 from featspace.priors.prior import Prior
-from featspace.utils.errors import FeatspaceError, UsageError, suggest
+from featspace.utils.errors import FeatspaceError, UsageError, memory_errors, suggest
 from featspace.utils.images import square, to_tensor
 
 
@@ -69,6 +69,7 @@ class FeatureDecodingPipeline(DiffusionPipeline):
         context = self.text_encoder(tokens.input_ids.to(self._execution_device))[0]
         return Prior(self.unet, self.vae, context, self.scheduler)
 
+    @memory_errors()
     @torch.inference_mode(False)
     @torch.enable_grad()
     def __call__(
@@ -106,7 +107,7 @@ class FeatureDecodingPipeline(DiffusionPipeline):
 
         Raises UsageError for features of another shape and for a method, setting or output type that there is not or
         that is out of range, FeatspaceError for features that are not finite, or an encoder whose own are of another
-        shape or without a gradient.
+        shape or without a gradient; MemoryError on a CPU, and torch.OutOfMemoryError on a GPU, whose memory is short.
         """
         check_output_type(output_type)
         if not callable(encoder):

@@ -5,7 +5,6 @@ Values are those of the repositories' own configuration files (CompVis/stable-di
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, UNet2DCondi
 
 from featspace.priors.prior import Prior
 from featspace.utils.errors import FeatspaceError, one_line
+from featspace.utils.texts import parse_json
 
 STABLE_DIFFUSION_UNET = {
     "sample_size": 64,
@@ -63,7 +63,7 @@ def configurations(prior: str, root: Path = Path()) -> tuple[dict, dict]:
 
 def _read(folder: Path, known: Iterable[str]) -> dict:
     try:
-        return json.loads((folder / "config.json").read_text())
+        return parse_json((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise FeatspaceError(
             f"{folder}: its architecture is not known ({one_line(error)}); name a folder with its config.json, or "

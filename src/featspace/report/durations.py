@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from featspace.utils.errors import FeatspaceError
 from featspace.utils.files import atomic_file
+from featspace.utils.texts import parse_json
 
 FOLDER = Path(".dvc/tmp/featspace-seconds")
 """In the project; git and DVC leave it alone. A file a stage: its commands, the seconds of each and when it ended."""
@@ -74,7 +75,7 @@ def _file(root: Path, stage: str) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        noted = json.loads(path.read_text(encoding="utf-8"))
+        noted = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # none yet, or cut short
         return {}
     return noted if isinstance(noted, dict) else {}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-from collections.abc import Sequence
+import random
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ class Level(NamedTuple):
     width: int  # of a figure
     figure: int  # its quality
     side: int  # of an image of the viewer
-    frame: int  # of an estimate, a frame of a strip
+    frame: int  # of an estimate, a frame of a strip; 0: estimates are left out
     quality: int | None  # of the viewer's images; None: without loss, but for the estimates
 
 
@@ -35,6 +36,8 @@ LEVELS = (
     Level(1600, 75, 192, 64, 70),
     Level(1200, 70, 128, 48, 60),
     Level(1000, 60, 96, 32, 50),
+    Level(1000, 60, 64, 32, 50),
+    Level(1000, 60, 64, 0, 50),
 )
 """The first at which the page is small enough is taken; the first of all is of images of at most 64 pixels alone."""
 ESTIMATE_QUALITY = 85
@@ -47,11 +50,15 @@ class Picture(NamedTuple):
     height: int
 
 
+PROBED = 100
+"""Of more images so many tell whether all will fit."""
+
+
 class Gallery:
-    """Images of the viewer, each held once however often it is shown, and no larger than any level has it."""
+    """Images of the viewer, each once however often it is shown: their files, which are read as they are needed."""
 
     def __init__(self) -> None:
-        self.images: list[tuple[Image.Image, bool]] = []  # and whether it is a strip
+        self.images: list[tuple[Path, bool]] = []  # and whether it is a strip
         self.sizes: list[tuple[int, int]] = []  # as saved
         self._known: dict[tuple[str, bool], int] = {}
 
@@ -62,22 +69,33 @@ class Gallery:
         if key not in self._known:
             self._known[key] = len(self.images)
             self.sizes.append(image.size)
-            largest = max(level.frame if strip else level.side for level in LEVELS)
-            self.images.append((_shrunk(image, largest / min(image.size)), strip))
+            self.images.append((path, strip))
         return self._known[key]
 
-    def embed(self, level: Level, budget: int) -> list[str] | None:
-        """A data URI of each image, by index; None if they have more than `budget` characters, or too large a side."""
-        if level.quality is None and any(max(image.size) > level.side for image, strip in self.images if not strip):
+    def embed(self, level: Level, budget: int, used: Collection[int] | None = None) -> list[str] | None:
+        """A data URI of each image, by index; None if they have more than `budget` characters, or too large a side.
+
+        `used`: of these alone, by default of all; in place of the others there are empty texts.
+        """
+        used = sorted(range(len(self.images)) if used is None else used)
+        if level.quality is None and any(max(self.sizes[i]) > level.side for i in used if not self.images[i][1]):
             return None
-        uris: list[str] = []
-        for image, strip in self.images:
-            longest = level.frame if strip else level.side
-            quality = level.quality or (ESTIMATE_QUALITY if strip else None)
-            uris.append(data_uri(_shrunk(image, longest / min(image.size)), quality))
-            if (budget := budget - len(uris[-1])) < 0:
+        if len(used) > PROBED:
+            probed = sum(len(self._uri(index, level)) for index in random.Random(0).sample(used, PROBED))
+            if probed / PROBED * len(used) > 1.2 * budget:
+                return None
+        uris = [""] * len(self.images)
+        for index in used:
+            uris[index] = self._uri(index, level)
+            if (budget := budget - len(uris[index])) < 0:
                 return None
         return uris
+
+    def _uri(self, index: int, level: Level) -> str:
+        path, strip = self.images[index]
+        image, longest = read_image(path), level.frame if strip else level.side
+        quality = level.quality or (ESTIMATE_QUALITY if strip else None)
+        return data_uri(_shrunk(image, longest / min(image.size)), quality)
 
 
 def figure_picture(path: Path, level: Level) -> Picture:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import gzip
+import json
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -21,8 +23,8 @@ from featspace.report.captions import of_figure, of_table, ordered
 from featspace.report.durations import read_durations
 from featspace.report.images import LEVELS, Gallery, Level, figure_picture
 from featspace.report.provenance import as_yaml, hardware, read_commit, read_weights, versions
-from featspace.report.runs import needed, read_runs
-from featspace.report.tables import read_tables
+from featspace.report.runs import images_of, lighter, needed, read_runs
+from featspace.report.tables import PAGE, read_tables
 from featspace.utils.errors import FeatspaceError
 from featspace.utils.files import atomic_file
 
@@ -35,8 +37,9 @@ def run_report(params: Params, name: str, data: Path, figures: Path, out: Path, 
 
     data: folder with weights.json, targets, decoded and layers. figures: folder of what was drawn and measured; those
     that are not there are left out, but for the tables that the viewer needs. Images are made lighter until the page
-    is small enough, and it says so. Raises UsageError for an unknown profile, and FeatspaceError for files that are
-    missing, with what makes them, or damaged, and for a page that does not become small enough.
+    is small enough; if that does not do, estimates are left out, then targets; and it says so. Raises UsageError for an
+    unknown profile, and FeatspaceError for files that are missing, with what makes them, or damaged, and for a page
+    that does not become small enough.
     """
     profile = params.profile(name)
     for path, stage in (
@@ -60,15 +63,19 @@ def run_report(params: Params, name: str, data: Path, figures: Path, out: Path, 
         "tables": [(table, of_table(Path(table.name).stem)) for table in read_tables(figures)],
         "folder": quote(Path(os.path.relpath(figures, out.parent)).as_posix()),
         "resolution": profile.resolution,
+        "page": PAGE,
+        "known": len(runs["targets"]),
     }
     before, drawn = None, []
-    for level in LEVELS:
+    fewer = [(LEVELS[-1], content["known"] >> halvings) for halvings in range(1, content["known"].bit_length())]
+    for level, count in [*((level, content["known"]) for level in LEVELS), *fewer]:
         if (level.width, level.figure) != before:
             before, drawn = (level.width, level.figure), list(_figures(figures, level))
         spent = sum(len(picture.uri) for _, picture, *_ in drawn)
-        images = gallery.embed(level, limit - spent)
+        viewer = lighter(runs, count, level.frame > 0)
+        images = gallery.embed(level, limit - spent, images_of(viewer))
         if images is not None:
-            page = _render(**content, figures=drawn, viewer={**runs, "images": images}, level=level).encode()
+            page = _render(**content, figures=drawn, viewer=viewer, images=images, level=level).encode()
             if len(page) <= limit:
                 with atomic_file(out) as partial:
                     partial.write_bytes(page)
@@ -84,6 +91,12 @@ def _figures(folder: Path, level: Level) -> Iterator[tuple[Any, ...]]:
         yield stem, figure_picture(folder / f"{stem}.png", level), of_figure(stem), suffixes
 
 
+def packed(value: Any) -> str:
+    """JSON, compressed by gzip, in base64."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode("ascii")
+
+
 def _render(**content: Any) -> str:
     environment = Environment(
         loader=PackageLoader("featspace.report"),
@@ -92,11 +105,12 @@ def _render(**content: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["packed"] = packed
     templates = files("featspace.report") / "templates"
     bundle = base64.b64encode(read_package_file("html", "dt_bundle.js").encode()).decode("ascii")
     return environment.get_template("report.html").render(
         **content,
-        style=Markup((templates / "report.css").read_text(encoding="utf-8")),
-        script=Markup((templates / "report.js").read_text(encoding="utf-8")),
+        style=Markup((templates / "report.css").read_text(encoding="utf-8")),  # noqa: S704 - the package's own
+        script=Markup((templates / "report.js").read_text(encoding="utf-8")),  # noqa: S704
         imports={"imports": {"datatables": f"data:text/javascript;base64,{bundle}"}},
     )

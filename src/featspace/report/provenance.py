@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import platform
 import subprocess
 from collections.abc import Iterable
@@ -18,6 +17,7 @@ from ruamel.yaml import YAML
 from featspace.config.params import Params, Profile
 from featspace.utils.devices import GIB, choose_device, device_name
 from featspace.utils.errors import FeatspaceError, one_line
+from featspace.utils.texts import parse_json
 
 PACKAGES = (
     "torch",
@@ -36,6 +36,7 @@ PACKAGES = (
 
 class Commit(NamedTuple):
     id: str
+    date: str  # ISO 8601, as committed
     changed: list[str]  # tracked files that differ from it
 
 
@@ -51,8 +52,9 @@ def read_commit(root: Path) -> Commit | None:
     top = _git(root, "rev-parse", "--show-toplevel", "HEAD")
     if not top or len(lines := top.splitlines()) != 2 or Path(lines[0]).resolve() != root.resolve():
         return None
+    date = _git(root, "show", "--no-patch", "--format=%cI", "HEAD")
     changed = _git(root, "diff", "--name-only", "-z", "HEAD")
-    return None if changed is None else Commit(lines[1], changed.split("\0")[:-1])
+    return None if date is None or changed is None else Commit(lines[1], date.strip(), changed.split("\0")[:-1])
 
 
 def _git(root: Path, *arguments: str) -> str | None:
@@ -66,7 +68,7 @@ def _git(root: Path, *arguments: str) -> str | None:
 def read_weights(path: Path) -> list[Weights]:
     """The files that `featspace fetch` listed. Raises FeatspaceError if the list is damaged."""
     try:
-        listed = json.loads(path.read_text(encoding="utf-8"))
+        listed = parse_json(path.read_text(encoding="utf-8"))
         own = [Path(entry["path"]) for entry in listed["files"]]
         found = [
             Weights(file.parent.as_posix(), file.name, str(entry["sha256"]), int(entry["bytes"]))

@@ -63,6 +63,19 @@ def needed(path: Path, stage: str) -> None:
         raise FeatspaceError(f"{path}: no such file; make it with `dvc repro {stage}`")
 
 
+def lighter(viewer: dict[str, Any], count: int, estimates: bool) -> dict[str, Any]:
+    """What `read_runs` gives, of the first `count` targets, and without estimates unless these are wanted."""
+    targets = dict(list(viewer["targets"].items())[:count])
+    without: dict[str, Any] = {} if estimates else {"strip": None, "frames": 0}
+    return {"targets": targets, "runs": [run | without for run in viewer["runs"] if run["target"] in targets]}
+
+
+def images_of(viewer: dict[str, Any]) -> set[int]:
+    """Indices of all images that a viewer shows."""
+    found = {run[key] for run in viewer["runs"] for key in ("best", "last", "strip")}
+    return (found | {target["image"] for target in viewer["targets"].values()}) - {None}
+
+
 def _target(target: Target, data: Path, gallery: Gallery) -> dict[str, Any]:
     photo = target.kind == "photo"
     return {"text": target.text, "image": gallery.add(data / "targets" / f"{target.id}.png") if photo else None}
@@ -72,14 +85,15 @@ def _runs(
     folder: Path, table: Path, numbers: pd.DataFrame, targets: dict[str, Target], gallery: Gallery
 ) -> Iterator[dict[str, Any]]:
     """An entry a row of a folder's decoded.csv; numbers: its measures, of `table`, by id and sample."""
+    measures = numbers.to_dict("index")
     decoded = read_table(folder / "decoded.csv", {**DECODED, "saved_distance": float, "last_distance": float})
     traces = dict(iter(_read_trace(folder / "trace.parquet").groupby(["id", "sample"])))
     for row in decoded.itertuples():
         key = row.id, row.sample
-        if row.id not in targets or key not in numbers.index:
+        if row.id not in targets or key not in measures:
             missing = table if row.id in targets else "the targets"
             raise FeatspaceError(f"{folder}: '{row.id}', sample {row.sample}, is not in {missing}; measure again")
-        own = numbers.loc[key].to_dict()
+        own = measures[key]
         path = folder / f"{row.id}-{row.sample}.png"
         strip = folder / f"{row.id}-{row.sample}-estimates.png"
         best = gallery.add(path)
@@ -124,21 +138,24 @@ def thinned(trace: pd.DataFrame, frames: int, strip: Path) -> dict[str, Any] | N
 
     None of a trace without a positive finite distance. Raises FeatspaceError for an estimate that `strip` lacks.
     """
+    evaluations, timesteps = trace["evaluation"].to_numpy(), trace["t"].to_numpy()
     distances = trace["distance_before"].to_numpy(float)
-    trace = trace[np.isfinite(distances) & (distances > 0)].sort_values("evaluation", kind="stable")
-    if trace.empty:
+    shown = trace["estimate"].to_numpy(float, na_value=np.nan) if frames else np.full(len(trace), np.nan)
+    order = np.argsort(evaluations, kind="stable")
+    order = order[np.isfinite(distances[order]) & (distances[order] > 0)]
+    if not len(order):
         return None
-    estimates = trace["estimate"].astype("Int64") if frames else pd.Series(pd.NA, trace.index, dtype="Int64")
-    if frames and not (estimates.dropna().between(0, frames - 1)).all():
+    named = order[np.isfinite(shown[order])]
+    if ((shown[named] < 0) | (shown[named] > frames - 1)).any():
         raise FeatspaceError(f"{strip}: has {frames} frames, but the trace names others; decode again")
-    kept = set(np.linspace(0, len(trace) - 1, min(POINTS, len(trace))).round().astype(int).tolist())
-    kept |= {int(trace["distance_before"].to_numpy().argmin()), *np.flatnonzero(estimates.notna()).tolist()}
-    rows = sorted(kept)
+    kept = {*order[np.linspace(0, len(order) - 1, min(POINTS, len(order))).round().astype(int)]}
+    kept |= {order[distances[order].argmin()], *named}
+    rows = [row for row in order if row in kept]
     return {
-        "e": (trace["evaluation"].iloc[rows] + 1).tolist(),
-        "t": trace["t"].iloc[rows].tolist(),
-        "d": [float(f"{distance:.4g}") for distance in trace["distance_before"].iloc[rows]],
-        "f": {point: int(estimates.iloc[row]) for point, row in enumerate(rows) if pd.notna(estimates.iloc[row])},
+        "e": (evaluations[rows] + 1).tolist(),
+        "t": timesteps[rows].tolist(),
+        "d": [float(f"{distance:.4g}") for distance in distances[rows]],
+        "f": {point: int(shown[row]) for point, row in enumerate(rows) if np.isfinite(shown[row])},
     }
 
 

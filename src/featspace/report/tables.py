@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,11 +10,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from featspace.utils.errors import FeatspaceError, one_line
+from featspace.utils.texts import parse_json
 
 NAMES = {"id", "encoder", "layer", "class", "file", "key"}
 """Columns whose values are names even where they look like numbers."""
 DIGITS = 4
 """Of a number that is not whole; after the point, in a column that lies within [-1, 1]."""
+
+
+PAGE = 100
+"""Rows of a table that are shown at once."""
+ROWS = 10_000
+"""Rows of a table that are in the page, at most: the first."""
 
 
 class Cell(NamedTuple):
@@ -31,7 +37,12 @@ class Column(NamedTuple):
 class Table(NamedTuple):
     name: str  # of the file
     columns: list[Column]
-    rows: list[list[Cell]]
+    rows: list[list[Cell]]  # the first ROWS
+    total: int  # of all rows
+
+    @property
+    def texts(self) -> list[list[str]]:
+        return [[cell.text for cell in row] for row in self.rows]
 
 
 def read_tables(folder: Path) -> list[Table]:
@@ -58,7 +69,7 @@ def _of_csv(path: Path) -> Table:
 
 def _of_json(path: Path) -> Table:
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = parse_json(path.read_text(encoding="utf-8"))
         leaves = dict(_leaves(tree))
     except (OSError, ValueError, AttributeError) as error:
         raise FeatspaceError(
@@ -71,7 +82,8 @@ def _of_json(path: Path) -> Table:
             values = [str(leaves.get(key, "")) for key in (name, f"{name}_low", f"{name}_high")]
             numbers = shown(values) if all(_is_number(value) for value in values if value) else None
             rows.append([Cell(name, name), *(numbers or [Cell(value, value) for value in values])])
-    return Table(path.name, [Column("key", False), *(Column(name, True) for name in ("value", "low", "high"))], rows)
+    columns = [Column("key", False), *(Column(name, True) for name in ("value", "low", "high"))]
+    return Table(path.name, columns, rows, len(rows))
 
 
 def _leaves(tree: Mapping[str, Any], start: str = "") -> Iterator[tuple[str, Any]]:
@@ -85,13 +97,14 @@ def _leaves(tree: Mapping[str, Any], start: str = "") -> Iterator[tuple[str, Any
 
 def table(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     """Cells of a table's texts, by columns of numbers or of words."""
+    total, rows = len(rows), rows[:ROWS]
     columns, cells = [], []
     for index, name in enumerate(header):
         texts = [row[index] for row in rows]
         numeric = name not in NAMES and any(texts) and all(_is_number(text) for text in texts if text)
         columns.append(Column(name, numeric))
         cells.append(shown(texts) if numeric else [Cell(text, text) for text in texts])
-    return Table(path.name, columns, [list(row) for row in zip(*cells, strict=True)])
+    return Table(path.name, columns, [list(row) for row in zip(*cells, strict=True)], total)
 
 
 def shown(texts: Sequence[str]) -> list[Cell]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Iterator, Mapping
 from itertools import zip_longest
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from featspace.utils.errors import one_line
 from featspace.utils.files import sha256
+from featspace.utils.texts import parse_json
 
 TOLERANCE = 1e-4
 """Of a number against the published one b, as a share of max(1, |b|); in a tensor, of its largest number."""
@@ -92,7 +92,7 @@ def _tables(published: Path, measured: Path) -> Comparison:
 
 def _trees(published: Path, measured: Path) -> Comparison:
     """JSON by path, such as clip.photo.cosine.median; whole numbers are counts, and the same."""
-    one, other = (dict(leaves(json.loads(path.read_text(encoding="utf-8")))) for path in (published, measured))
+    one, other = (dict(leaves(parse_json(path.read_text(encoding="utf-8")))) for path in (published, measured))
     found, largest = [], 0.0
     for path in sorted(one.keys() | other.keys()):
         a, b = (tree.get(path, "missing") for tree in (one, other))

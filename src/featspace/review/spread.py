@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from featspace.review.compare import leaves
 from featspace.utils.errors import FeatspaceError, UsageError, one_line
 from featspace.utils.files import atomic_file
 from featspace.utils.schema import Section
+from featspace.utils.texts import parse_json
 
 CHANCE = 0.05
 """How often a rebuild that differs as another seed does lies outside in any of its metrics, at most."""
@@ -87,7 +87,7 @@ def read_spread(path: Path) -> Spread:
 def read_metrics(path: Path) -> dict[str, Any]:
     """The numbers of a metrics.json by path. Raises FeatspaceError if it cannot be read."""
     try:
-        return dict(leaves(json.loads(path.read_text(encoding="utf-8"))))
+        return dict(leaves(parse_json(path.read_text(encoding="utf-8"))))
     except (OSError, ValueError) as error:
         raise FeatspaceError(f"{path}: cannot be read ({one_line(error)}); write it again") from error
 

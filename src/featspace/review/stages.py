@@ -11,31 +11,51 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+from featspace.utils.errors import UsageError, one_line
+
 PRIORS = Path("src/featspace/priors")
 """Whoever makes an image needs a prior: a stage that depends on this room decodes, or trains."""
 
 
 class Stage(NamedTuple):
     name: str
+    says: str  # what it does; empty if dvc.yaml does not say
     commands: list[list[str]]  # in words
-    outs: list[Path]  # relative to the checkout
-    decodes: bool
+    deps: list[Path]  # relative to the checkout, as the next
+    outs: list[Path]
+
+    @property
+    def decodes(self) -> bool:
+        return PRIORS in self.deps
 
 
 def read_stages(root: Path, profile: str) -> list[Stage]:
-    """The stages of `root`'s dvc.yaml that write in data/<profile> or figures/<profile>, each after those it needs."""
+    """The stages of `root`'s dvc.yaml that write in data/<profile> or figures/<profile>, each after those it needs.
+
+    They are read in a folder of their own: nothing is written in `root`, and no settings of DVC there are followed.
+    Raises UsageError if dvc.yaml, or the params.yaml that it takes values from, says no pipeline.
+    """
+    from dvc.exceptions import DvcException
     from dvc.repo import Repo  # takes a second
 
-    root, found = root.resolve(), []
-    with Repo(root, config={"core": {"no_scm": True}}) as repo:
-        needs = {stage: set(repo.index.graph.successors(stage)) for stage in repo.index.stages}
-        for stage in TopologicalSorter(needs).static_order():
-            outs = [Path(out.fs_path).relative_to(root) for out in stage.outs]
-            if Path(stage.path) != root / "dvc.yaml" or not any(is_of(profile, out) for out in outs):
-                continue
-            commands = [stage.cmd] if isinstance(stage.cmd, str) else stage.cmd
-            decodes = any(Path(dep.fs_path) == root / PRIORS for dep in stage.deps)
-            found.append(Stage(stage.name, [shlex.split(command) for command in commands], outs, decodes))
+    with TemporaryDirectory(prefix="featspace-") as name:
+        folder, found = Path(name).resolve() / "pipeline", []
+        (folder / ".dvc").mkdir(parents=True)
+        for file in ("dvc.yaml", "params.yaml"):
+            if (root / file).is_file():
+                shutil.copyfile(root / file, folder / file)
+        settings = {"no_scm": True, "site_cache_dir": str(folder.parent / "cache")}
+        try:
+            with Repo(folder, config={"core": settings}) as repo:
+                needs = {stage: set(repo.index.graph.successors(stage)) for stage in repo.index.stages}
+                for stage in TopologicalSorter(needs).static_order():
+                    deps, outs = ([Path(x.fs_path).relative_to(folder) for x in y] for y in (stage.deps, stage.outs))
+                    if any(is_of(profile, out) for out in outs):
+                        commands = [stage.cmd] if isinstance(stage.cmd, str) else stage.cmd or []
+                        words = [shlex.split(command) for command in commands]
+                        found.append(Stage(stage.name, stage.desc or "", words, deps, outs))
+        except (DvcException, ValueError) as error:  # the latter of a path outside, and of a quote that is not closed
+            raise UsageError(f"{root / 'dvc.yaml'}: {one_line(error)}; mend it") from error
     return found
 
 

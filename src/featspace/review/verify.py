@@ -81,7 +81,7 @@ def run_verify(
 
 
 def _refuse_absent(root: Path, profile: str, stages: list[Stage]) -> None:
-    there = f"not there; build it with `make repro`, or fetch it with `dvc pull {profile}`"
+    there = f"not there; build it with `make repro`, or fetch it with `dvc pull --with-deps {profile}`"
     if not any((root / out).exists() for stage in stages if not stage.decodes for out in stage.outs):
         raise FeatspaceError(f"{root / 'figures' / profile}: {there}")
     absent = [out for stage in stages if stage.decodes for out in stage.outs if not (root / out).exists()]
@@ -114,11 +114,18 @@ def _run_again(stage: Stage, copy: Path, run: Callable[[list[str]], None]) -> st
         for program, *words in stage.commands:
             if program != "featspace":
                 return f"{stage.name} runs {program}, which is no command of featspace"
+            if outside := [word for word in words if _leads_outside(word)]:
+                return f"{stage.name} names {outside[0]}, which is not in the folder"
             try:
                 run(words)
             except (FeatspaceError, OSError) as error:
                 return one_line(error, 400)
     return ""
+
+
+def _leads_outside(word: str) -> bool:
+    """Whether it is such a path, or an option with one."""
+    return any(Path(part).is_absolute() or ".." in Path(part).parts for part in (word, word.partition("=")[2]))
 
 
 def _compare_outs(outs: list[Path], root: Path, copy: Path, failure: str) -> Iterator[Verdict]:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from featspace.data.targets import read_targets
 from featspace.metrics.bootstrap import bootstrap_interval
-from featspace.stages.layers import Seen, compare, see
+from featspace.stages.layers import Seen, compare, see, strangers
 from featspace.utils.errors import FeatspaceError
 from featspace.utils.tables import (
     AGREED,
@@ -42,26 +42,26 @@ def run_agreement(
 
     And `summary`, with tables.AGREED's columns: medians, with 95 % intervals bootstrapped over photographs. A row an
     image and what it is held against: TARGET, its photograph; SAMPLES, the other images of the target; CHANCE,
-    the other photographs: of these the mean. An attribute that samples share, with each other and with the target, is
-    in the feature; one that varies between them is not. Raises FeatspaceError for files that are missing or damaged.
+    other photographs (`layers.strangers`): of these the mean. An attribute that samples share, with each other and with
+    the target, is in the feature; one that varies between them is not. Raises FeatspaceError for files that are missing
+    or damaged.
     """
     photographs = {
         target.id: see(judge, Path(targets) / f"{target.id}.png")
         for target in read_targets(targets)
         if target.kind == "photo"
     }
-    rows = []
+    others, rows = strangers(list(photographs)), []
     for folder in map(Path, decoded):
-        samples = read_table(folder / "decoded.csv", DECODED)
+        samples = read_table(folder / "decoded.csv", DECODED).groupby("id")["sample"].apply(sorted)
         for id, photograph in photographs.items():
-            own = samples.loc[samples["id"] == id, "sample"]
-            seen = {sample: see(judge, folder / f"{id}-{sample}.png") for sample in sorted(own)}
-            strangers = [other for name, other in photographs.items() if name != id]
+            seen = {sample: see(judge, folder / f"{id}-{sample}.png") for sample in samples.get(id, [])}
+            unrelated = [photographs[other] for other in others[id]]
             for sample, image in seen.items():
                 siblings = [other for name, other in seen.items() if name != sample]
-                for against, others in ((TARGET, [photograph]), (SAMPLES, siblings), (CHANCE, strangers)):
+                for against, group in ((TARGET, [photograph]), (SAMPLES, siblings), (CHANCE, unrelated)):
                     key = {"images": folder.name, "id": id, "sample": sample, "against": against}
-                    rows += [{**key, **_mean(image, others)}] if others else []
+                    rows += [{**key, **_mean(image, group)}] if group else []
     if not rows:
         raise FeatspaceError(f"{targets}: no decoded photograph among the targets, of which attributes are compared")
     table = pd.DataFrame(rows, columns=list(AGREEMENT))

@@ -23,17 +23,15 @@ from featspace.methods.saved import as_saved
 from featspace.metrics.similarity import cosine_similarity, squared_distance
 from featspace.pipelines.feature_decoding import FeatureDecodingPipeline
 from featspace.pipelines.loading import load_pipeline, load_tiny_vae
-from featspace.stages.memory import check_memory, fitting_batch, recompute, spare_memory, takes_copies
+from featspace.stages.memory import batch_in_memory, spare_memory, takes_copies
+from featspace.stages.shards import TABLE, TRACE, WHOLE, Job, Shard, batches_of, stem, write_shard
 from featspace.stages.watch import Watch
-from featspace.utils.devices import choose_device, free_memory, weights_sum
+from featspace.utils.devices import choose_device, weights_sum
 from featspace.utils.errors import UsageError, suggest
 from featspace.utils.images import read_image, save_png
 from featspace.utils.resuming import Unfinished, resumable_dir
 from featspace.utils.seeds import seed_of
 from featspace.utils.tables import write_parquet, write_table
-
-Job = tuple[str, int]
-"""A target's id and a sample's index."""
 
 
 def run_decode(
@@ -47,6 +45,7 @@ def run_decode(
     weight: float | None = None,
     layer: str | None = None,
     only: Collection[str] = (),
+    shard: Shard | None = None,
 ) -> pd.DataFrame:
     """Decodes every feature of `sources` (photographs, folders of them, .safetensors files of features) and of `texts`.
 
@@ -56,22 +55,27 @@ def run_decode(
     latent; `<id>-<k>-estimates.png`, x̂ along the way, side by side; `<id>.png`, the target as the encoder saw it, where
     it is a photograph given here; and the tables decoded.csv and trace.parquet.
     `decode` and `weight` stand in for the profile's. Returns the former table, whose `saved_distance` (squared) and
-    `cosine` are measured again from the images as saved.
+    `cosine` are measured again from the images as saved. Of a `shard` all that is written is of its targets, and
+    shard.json says which it is; one without targets writes that alone.
 
-    A run that is cut off leaves its finished images in `<out>.unfinished`, and the same run again goes on from there.
+    A run that is cut off leaves its finished batches in `<out>.unfinished`, and the same run again goes on from there.
     Where memory is short, fewer images are decoded at once. Raises UsageError or FeatspaceError for whatever cannot
     be read or decoded.
     """
     decoder, photographs = _open(params, profile, encoder, sources, texts, decode, weight, layer, only)
-    jobs = [(name, sample) for name in decoder.features for sample in range(decoder.decode.samples)]
-    with resumable_dir(out, decoder.identity()) as work:
-        for name, image in photographs.items():
-            save_png(work.folder / f"{name}.png", image)
-        _decode(decoder, jobs, work)
-        table, trace = work.collect([_stem(job) for job in jobs])
-        table = _measured(table, decoder.features, decoder.encoder, work.folder)
-        write_table(table, work.folder / "decoded.csv")
-        write_parquet(trace, work.folder / "trace.parquet")
+    batches = batches_of(list(decoder.features), decoder.decode, shard or WHOLE)
+    run, table = decoder.identity(), pd.DataFrame()
+    with resumable_dir(out, run if shard is None else {**run, "shard": list(shard)}) as work:
+        for name in photographs.keys() & {name for batch in batches.values() for name, _ in batch}:
+            save_png(work.folder / f"{name}.png", photographs[name])
+        if batches:
+            _decode(decoder, batches, work)
+            table, trace = work.collect(list(batches))
+            table = _measured(table, decoder.features, decoder.encoder, work.folder)
+            write_table(table, work.folder / TABLE)
+            write_parquet(trace, work.folder / TRACE)
+        if shard is not None:
+            write_shard(work.folder, shard, run)
         return table
 
 
@@ -91,18 +95,18 @@ class _Decoder:
     features: dict[str, torch.Tensor]
 
     def identity(self) -> dict[str, Any]:
-        """All that the images depend on, in JSON values; on the batch, which follows the memory, by rounding alone."""
+        """All that the images depend on, in JSON values. On batch and order of targets they do by rounding alone."""
         networks = self.pipeline.unet, self.pipeline.vae, self.pipeline.text_encoder, self.encoder.model
         tiny = [] if self.tiny_vae is None else [self.tiny_vae]
         return {
             "featspace": version("featspace"),
-            "decode": self.decode.model_dump(exclude={"batch"}),
+            "decode": self.decode.model_dump(),
             "encoder": self.settings.model_dump(),
             "weight": self.weight,
             "prior": self.prior,
             "weights": weights_sum(*networks, *tiny),
             "seed": self.seed,
-            "features": {name: hashlib.sha256(x.numpy().tobytes()).hexdigest() for name, x in self.features.items()},
+            "features": [[name, hashlib.sha256(x.numpy().tobytes()).hexdigest()] for name, x in self.features.items()],
         }
 
     @property
@@ -166,58 +170,55 @@ def _open(
     return _Decoder(*given), photographs
 
 
-def _decode(decoder: _Decoder, jobs: list[Job], work: Unfinished) -> None:
-    """Decodes the jobs that are not yet finished, as many at once as the memory allows."""
-    waiting = [job for job in jobs if not work.is_finished(_stem(job))]
+def _decode(decoder: _Decoder, batches: dict[str, list[Job]], work: Unfinished) -> None:
+    """Decodes the batches that are not yet finished, each at once or in parts that the memory allows."""
+    waiting = {name: jobs for name, jobs in batches.items() if not work.is_finished(name)}
     if not waiting:
         return
-    pipeline, preset, evaluations = decoder.pipeline, decoder.decode.preset, decoder.evaluations
-    free, most = free_memory(pipeline.device), min(decoder.decode.batch, len(waiting))
-    batch = fitting_batch(pipeline.prior(), decoder.encoder, free, most, preset)
-    if batch == 0:
-        batch = recompute(pipeline)
-        check_memory(pipeline.prior(), decoder.encoder, free, preset)
-    total, done = evaluations * len(jobs), len(jobs) - len(waiting)
+    evaluations, most = decoder.evaluations, max(map(len, waiting.values()))
+    size = batch_in_memory(decoder.pipeline, decoder.encoder, most, decoder.decode.preset)
+    total, left = (evaluations * sum(map(len, some.values())) for some in (batches, waiting))
     named = {"desc": f"decode {decoder.name}", "unit": "evaluation", "smoothing": 0}
-    with tqdm(total=total, initial=evaluations * done, **named) as progress:
-        while waiting:
-            part = waiting[:batch]
-            progress.n = evaluations * done  # after a part that did not fit the memory, back to its start
-            watch = Watch(progress, [_stem(job) for job in part], evaluations)
-            try:
-                decoded = decoder(part, watch)
-            except (torch.OutOfMemoryError, MemoryError) as error:
-                batch = spare_memory(pipeline, len(part), error)
-                continue
-            _save(part, decoder.seed, decoded, watch, work)
-            waiting, done = waiting[len(part) :], done + len(part)
+    with tqdm(total=total, initial=total - left, **named) as progress:
+        for batch, jobs in waiting.items():
+            rows: list[dict[str, Any]] = []
+            traces: list[pd.DataFrame] = []
+            while rest := jobs[len(rows) :]:
+                part, start = rest[:size], progress.n
+                watch = Watch(progress, [stem(job) for job in part], evaluations)
+                try:
+                    decoded = decoder(part, watch)
+                except (torch.OutOfMemoryError, MemoryError) as error:
+                    size, progress.n = spare_memory(decoder.pipeline, len(part), error), start
+                    continue
+                progress.n = start + evaluations * len(part)  # some may have been done early
+                _save(part, decoded, watch, work.folder)
+                rows += [_row(job, seed_of(decoder.seed, *job), decoded, i) for i, job in enumerate(part)]
+                traces += [_trace(*job, decoded, i, list(watch.strip(i))) for i, job in enumerate(part)]
+            work.finish(batch, rows, pd.concat(traces))
 
 
-def _stem(job: tuple[str, int]) -> str:
-    return f"{job[0]}-{job[1]}"
-
-
-def _save(part: list[Job], seed: int, decoded: Decoded, watch: Watch, work: Unfinished) -> None:
+def _save(part: list[Job], decoded: Decoded, watch: Watch, folder: Path) -> None:
     images, last = as_saved(decoded.images), as_saved(decoded.last_images)
-    for i, (name, sample) in enumerate(part):
-        stem = _stem((name, sample))
-        save_png(work.folder / f"{stem}.png", images[i])
-        save_png(work.folder / f"{stem}-last.png", last[i])
-        shown = watch.strip(i)
-        if shown:
-            save_png(work.folder / f"{stem}-estimates.png", torch.cat(list(shown.values()), dim=2))
-        row = {
-            "id": name,
-            "sample": sample,
-            "seed": seed_of(seed, name, sample),
-            "evaluations": decoded.evaluations[i].item(),
-            "unguided": decoded.unguided[i].item(),
-            "distance": decoded.distances[i].item(),
-            "t": decoded.timesteps[i].item(),
-            "recurrence": decoded.recurrences[i].item(),
-            "last_distance": decoded.last_distances[i].item(),
-        }
-        work.finish(stem, row, _trace(name, sample, decoded, i, list(shown)))
+    for i, job in enumerate(part):
+        save_png(folder / f"{stem(job)}.png", images[i])
+        save_png(folder / f"{stem(job)}-last.png", last[i])
+        if shown := watch.strip(i):
+            save_png(folder / f"{stem(job)}-estimates.png", torch.cat(list(shown.values()), dim=2))
+
+
+def _row(job: Job, seed: int, decoded: Decoded, index: int) -> dict[str, Any]:
+    return {
+        "id": job[0],
+        "sample": job[1],
+        "seed": seed,
+        "evaluations": decoded.evaluations[index].item(),
+        "unguided": decoded.unguided[index].item(),
+        "distance": decoded.distances[index].item(),
+        "t": decoded.timesteps[index].item(),
+        "recurrence": decoded.recurrences[index].item(),
+        "last_distance": decoded.last_distances[index].item(),
+    }
 
 
 def _trace(name: str, sample: int, decoded: Decoded, index: int, shown: list[int]) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -35,6 +35,8 @@ MEASURES = ("cosine", "color", "layout", "edges", "texture", "judge_cosine", *SH
 """Of an image and a photograph: cosine of the layer's features; what `attributes` compares; cosine of the judge's
 features; 1 if the judge's first class is the same, and if that of the photograph is among its first five of the image.
 """
+OTHERS = 32
+"""Other photographs, at most, that an image is held against for what is chance."""
 
 
 class Seen(NamedTuple):
@@ -66,6 +68,15 @@ def compare(image: Seen, photograph: Seen) -> dict[str, float]:
     }
 
 
+def strangers(ids: Sequence[str]) -> dict[str, list[str]]:
+    """For each of `ids` the others that stand for chance: the OTHERS that follow it, around the end, in order."""
+    count = min(OTHERS, len(ids) - 1)
+    return {
+        id: [ids[index] for index in sorted((place + step) % len(ids) for step in range(1, count + 1))]
+        for place, id in enumerate(ids)
+    }
+
+
 def run_layers(
     name: str,
     networks: Iterable[tuple[str, Encoder]],
@@ -79,7 +90,7 @@ def run_layers(
 ) -> None:
     """Writes two CSVs: `out`, a row an image with its MEASURES, and `summary`, a row a layer and measure (`summarize`).
 
-    Each measure is of the image and its photograph; `<measure>_chance` is the mean over all other photographs.
+    Each measure is of the image and its photograph; `<measure>_chance` is the mean over others (`strangers`).
     name: goes into the column `encoder`. networks: each layer, by depth, with the encoder at it. decoded: folder with
     <layer> with decoded.csv and <id>-<sample>.png. Captions are left out.
     Raises FeatspaceError for files that are missing, damaged or do not match.
@@ -89,6 +100,7 @@ def run_layers(
     if not paths:
         raise FeatspaceError(f"{targets}: no photograph among the targets; layers are compared by photographs")
     photographs = {id: see(judge, path) for id, path in paths.items()}
+    others = strangers(photos)
     rows = []
     for layer, encoder in networks:
         folder = Path(decoded) / layer
@@ -103,7 +115,8 @@ def run_layers(
             image, (feature, _) = see(judge, path), feature_and_class(encoder, read_image(path))
             key = {"encoder": name, "layer": layer, "shape": shape, "id": row.id, "sample": row.sample}
             measured = {}
-            for id, photograph in photographs.items():
+            for id in (row.id, *others[row.id]):
+                photograph = photographs[id]
                 if image.size != photograph.size:
                     sizes = " and ".join("×".join(map(str, size)) for size in (image.size, photograph.size))
                     raise FeatspaceError(f"{path} and {targets}/{id}.png: of {sizes} pixels; decode again")

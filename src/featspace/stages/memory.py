@@ -15,7 +15,7 @@ from tqdm import tqdm
 from featspace.encoders.encoder import Encoder
 from featspace.pipelines.feature_decoding import FeatureDecodingPipeline
 from featspace.priors.prior import Prior
-from featspace.utils.devices import GIB
+from featspace.utils.devices import GIB, free_memory
 from featspace.utils.errors import FeatspaceError, one_line
 
 T = 500
@@ -112,6 +112,22 @@ def _shapes_of(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network, memo)
 
 
+def batch_in_memory(pipeline: FeatureDecodingPipeline, encoder: Encoder, most: int, preset: str) -> int:
+    """How many images to decode at once, at most `most`, in the memory that is free; says so if they are fewer.
+
+    Where not even one fits, activations are computed twice. Raises as `check_memory` does.
+    """
+    free = free_memory(pipeline.device)
+    batch = fitting_batch(pipeline.prior(), encoder, free, most, preset)
+    if batch == 0:
+        batch = recompute(pipeline)
+        check_memory(pipeline.prior(), encoder, free, preset)
+    if batch < most:
+        said = f"memory for {batch} instead of {most} images at once, which changes them by rounding"
+        tqdm.write(said, file=sys.stderr)
+    return batch
+
+
 def spare_memory(pipeline: FeatureDecodingPipeline, batch: int, error: Exception) -> int:
     """The batch to try after `batch` images were too many; for one, lets activations be computed twice instead of kept.
 
@@ -120,12 +136,17 @@ def spare_memory(pipeline: FeatureDecodingPipeline, batch: int, error: Exception
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     if batch > 1:
-        tqdm.write(f"out of memory with {batch} images at once: going on with {batch // 2}", file=sys.stderr)
+        tqdm.write(
+            f"out of memory with {batch} images at once: going on with {batch // 2}, which changes them by rounding",
+            file=sys.stderr,
+        )
         return batch // 2
     if pipeline.unet.is_gradient_checkpointing:
+        side = pipeline.prior().image_size
         raise FeatspaceError(
             f"out of memory on {pipeline.device} even with one image at once, recomputing activations "
-            f"({one_line(error)}); take a smaller network, or a device with more memory"
+            f"({one_line(error)}); its images have {side}x{side} pixels: take a prior of smaller ones, a smaller "
+            "network, or a device with more memory"
         ) from error
     return recompute(pipeline)
 

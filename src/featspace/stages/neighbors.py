@@ -11,7 +11,7 @@ import torch
 from featspace.data.features import read_features
 from featspace.data.references import read_references
 from featspace.data.targets import read_targets
-from featspace.metrics.similarity import cosine_similarity, squared_distance
+from featspace.metrics.similarity import Nearness
 from featspace.utils.errors import FeatspaceError
 from featspace.utils.tables import NEIGHBORS, write_table
 
@@ -41,10 +41,11 @@ def run_neighbors(by_encoder: Mapping[str, tuple[Path, Path | None]], targets: P
             known += list(held_out.features)
         if len(known) <= count:
             raise FeatspaceError(f"{targets}: {len(known)} photographs, too few for {count} neighbors; add some")
-        others = torch.stack(known)
+        near = Nearness(torch.stack(known))
         for id, feature in features.items():
-            distances, cosines = squared_distance(others, feature), cosine_similarity(others, feature)
-            order = [index for index in (-cosines).argsort(stable=True).tolist() if names[index] != (TARGET, id)]
+            distances, cosines = near(feature)
+            first = (-cosines).argsort(stable=True)[: count + 1].tolist()  # the target itself may be among them
+            order = [index for index in first if names[index] != (TARGET, id)]
             for rank, index in enumerate(order[:count]):
                 numbers = distances[index].item(), cosines[index].item()
                 rows.append((encoder, id, rank, *names[index], *numbers))

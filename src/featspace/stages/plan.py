@@ -16,6 +16,7 @@ from featspace.methods import METHODS, evaluations_of
 from featspace.methods.noise_optimization import visits
 from featspace.priors.architectures import blank_prior, blank_tiny_vae
 from featspace.stages.memory import evaluation_cost, takes_copies
+from featspace.stages.shards import WHOLE, Shard, batches_of
 from featspace.utils.devices import GIB, choose_device, device_name, free_memory
 from featspace.utils.errors import FeatspaceError
 
@@ -45,10 +46,11 @@ def describe(
     texts: Sequence[str],
     decode: DecodeParams,
     only: Sequence[str] = (),
+    shard: Shard = WHOLE,
 ) -> Iterator[str]:
     """Lines that say what it will take to decode `sources` and `texts`: evaluations, operations, memory, time.
 
-    `only`: of their targets those with these ids, by default all.
+    `only`: of their targets those with these ids, by default all; of these the `shard`.
 
     No weights are loaded. Raises UsageError and FeatspaceError for networks that are not known, and for what
     `decode.run_decode` would not decode.
@@ -61,7 +63,8 @@ def describe(
         cost = evaluation_cost(prior, network, decode.preset, copies)
     prior.check_resolution(profile.resolution)
     count = count_features(sources, texts, network)
-    images = decode.samples * (len(set(only)) or count)
+    sizes = [len(batch) for batch in batches_of([""] * (len(set(only)) or count), decode, shard).values()]
+    images = sum(sizes)
     evaluations = evaluations_of(METHODS[decode.preset], prior.alphas_cumprod, decode.options)
     flops: float = cost.flops
     if decode.preset == "fast" and decode.tiny_vae:
@@ -76,7 +79,7 @@ def describe(
     yield f"evaluations  {evaluations:,} an image, each {_flop(flops)}; the prior in {decode.precision}"
     yield (
         f"memory       {cost.weights / GIB:.2f} GiB of weights, and {cost.kept / GIB:.2f} GiB for each image at once, "
-        f"at most {min(decode.batch, images)}; fewer where memory is short"
+        f"at most {max(sizes, default=0)}; fewer where memory is short"
     )
     try:
         device = choose_device(decode.device)

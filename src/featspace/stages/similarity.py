@@ -15,7 +15,7 @@ from torch import Tensor
 from featspace.data.features import check_origin, feature_and_class, read_features
 from featspace.data.references import read_references
 from featspace.data.targets import Target, read_targets
-from featspace.metrics.similarity import cosine_similarity, squared_distance
+from featspace.metrics.similarity import Nearness, cosine_similarity, squared_distance
 from featspace.utils.errors import FeatspaceError
 from featspace.utils.images import jpeg_copy, read_image, shifted
 from featspace.utils.tables import DECODED, REFERENCES, SIMILARITY, read_table, write_table
@@ -117,14 +117,14 @@ def measure(
     """
     wanted = targets_with_features(encoder, targets, features_file)
     wanted = [(target, feature) for target, feature in wanted if not only or target.id in only]
-    samples = read_table(Path(decoded) / "decoded.csv", DECODED)
-    if differing := sorted(set(samples["id"]) ^ {target.id for target, _ in wanted}):
+    samples = read_table(Path(decoded) / "decoded.csv", DECODED).groupby("id")["sample"].apply(sorted)
+    if differing := sorted(set(samples.index) ^ {target.id for target, _ in wanted}):
         where = f"{decoded}/decoded.csv and {features_file}"
         raise FeatspaceError(f"{where}: only one of them has target '{differing[0]}'; decode again")
     rows = []
     for target, feature in wanted:
         photo = read_image(Path(targets) / f"{target.id}.png") if target.kind == "photo" else None
-        for sample in sorted(samples.loc[samples["id"] == target.id, "sample"]):
+        for sample in samples[target.id]:
             files = {"best": f"{target.id}-{sample}.png", "last": f"{target.id}-{sample}-last.png"}
             images = [read_image(Path(decoded) / file) for file in files.values()]
             measured = compare(encoder, judge, feature, photo, images)
@@ -167,18 +167,21 @@ def run_references(
     other targets' photographs. Raises FeatspaceError for files that are missing, damaged or do not match.
     """
     wanted = targets_with_features(encoder, targets, features_file)
-    photographs = None if reference_features is None else read_references(reference_features, encoder.dim).features
+    if reference_features is None:
+        names = [target.id for target, _ in wanted if target.kind == "photo"]
+        own = [feature for target, feature in wanted if target.kind == "photo"]
+        photographs = torch.stack(own) if own else torch.empty(0, encoder.dim)
+    else:
+        names, photographs = [], read_references(reference_features, encoder.dim).features
+    place, near = {name: index for index, name in enumerate(names)}, Nearness(photographs)
     rows: list[tuple[str, str, str, float, float]] = []
     for target, feature in wanted:
-        held_out = photographs
-        if held_out is None:
-            others = [own for other, own in wanted if other.kind == "photo" and other.id != target.id]
-            if not others:
-                alone = f"no other photograph to compare {target.id} with"
-                raise FeatspaceError(f"{targets}: {alone}; add one, or set similarity.photographs")
-            held_out = torch.stack(others)
-        distances = squared_distance(held_out, feature).numpy()
-        cosines = cosine_similarity(held_out, feature).numpy()
+        distances, cosines = (each.numpy() for each in near(feature))
+        if target.id in place:  # not the target itself
+            distances, cosines = (np.delete(each, place[target.id]) for each in (distances, cosines))
+        if not len(distances):
+            alone = f"no other photograph to compare {target.id} with"
+            raise FeatspaceError(f"{targets}: {alone}; add one, or set similarity.photographs")
         rows.append((name, target.id, "nearest_photo", distances.min(), cosines.max()))
         rows.append((name, target.id, "median_photo", np.median(distances), np.median(cosines)))
         if target.kind != "photo":

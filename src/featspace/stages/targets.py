@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from featspace.data.targets import Target, locate_image, slug, write_list
 from featspace.utils.errors import FeatspaceError, UsageError
 from featspace.utils.files import atomic_dir
 from featspace.utils.images import images_in, read_image, save_png, square, to_tensor
+from featspace.utils.texts import parse_json
 
 
 def run_targets(profile: Profile, root: Path, out: Path) -> None:
@@ -70,7 +70,7 @@ def _photos(profile: Profile, root: Path) -> Iterator[_Photo]:
 def _read_captions(path: Path, photos: list[_Photo]) -> dict[str, str]:
     """The first caption that a captions file of MS COCO has for each photo, by the target's id."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
         images = {image["file_name"]: image["id"] for image in content.get("images", [])}
         texts: dict[int, str] = {}
         for annotation in content["annotations"]:

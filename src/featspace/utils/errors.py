@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -35,9 +36,10 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 
 def escaped(text: object) -> str:
-    """A text with its line breaks and other control characters as Python writes them in a string."""
+    """A text with its line breaks and other control characters, and those that turn its direction or are not seen, as
+    Python writes them in a string."""
     return "".join(
-        char.encode("unicode_escape").decode() if unicodedata.category(char) in ("Cc", "Zl", "Zp") else char
+        char.encode("unicode_escape").decode() if unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp") else char
         for char in str(text)
     )
 
@@ -48,12 +50,42 @@ def one_line(error: Exception | str, limit: int = 200) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory is short: PyTorch has an error of its own for a GPU, and a mere RuntimeError for the CPU."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    return type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Makes whatever says that memory is short a MemoryError, but for PyTorch's own error of a GPU."""
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        if not is_out_of_memory(error) or type(error).__name__ == "OutOfMemoryError":
+            raise
+        raise MemoryError(one_line(error)) from error
+
+
+@contextmanager
+def enough_memory(doing: str, remedy: str) -> Iterator[None]:
+    """Where memory is short raises FeatspaceError that says while `doing` what, and what to do."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise FeatspaceError(f"out of memory {doing} ({one_line(error)}); {remedy}") from error
+
+
 @contextmanager
 def explained(source: str | Path) -> Iterator[None]:
     """Turns a library's failure to load `source` into a FeatspaceError of one line; one that is such a line already is
-    made to begin with `source`."""
+    made to begin with `source`. Raises MemoryError where memory is short."""
     try:
-        yield
+        with memory_errors():
+            yield
     except FeatspaceError as error:
         if str(error.args[0]).startswith(str(source)):
             raise

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 
 MIN_SIDE = 8
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".gif", ".bmp"}  # of images in a folder
+LARGEST = 150_000_000
+"""Pixels of an image, at most; what its head says of more is not decoded."""
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP", "AVIF", "PPM")
+"""Those that are read. Of others Pillow knows some that another program is started for."""
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -36,17 +41,34 @@ def images_in(folder: Path) -> list[Path]:
     return [file for file in images if not file.name.startswith(".")]  # such as macOS leaves beside each
 
 
+def open_image(file: Path | IO[bytes]) -> Image.Image:
+    """An image of which nothing but its head is decoded. Of several frames the first is the image.
+
+    Raises UnidentifiedImageError if it is of none of the FORMATS, DecompressionBombError if it has more pixels than
+    LARGEST, and whatever Pillow raises for a damaged one.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # of its own, lower limit
+        image = Image.open(file, formats=FORMATS)
+    if image.width * image.height > LARGEST:
+        image.close()
+        raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels")
+    return image
+
+
 def read_image(path: Path) -> Image.Image:
     """The image in a file as 8-bit sRGB by its color profile, turned upright as its EXIF says, transparency over white.
 
     Raises FeatspaceError for a missing file, a folder, a file that is no image or is damaged, 32-bit pixels,
-    and an image with a side below 8 pixels.
+    and an image with a side below 8 pixels or more pixels than LARGEST.
     """
     path = Path(path)
     if path.is_dir():
         raise FeatspaceError(f"{path}: is a folder, not an image; name a file in it")
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
+            image.verify()  # the sums in a PNG, which loading does not look at
+        with open_image(path) as image:
             image.load()
             upright = to_rgb(_turned(image))
     except FileNotFoundError as error:
@@ -54,9 +76,10 @@ def read_image(path: Path) -> Image.Image:
     except PermissionError as error:
         raise FeatspaceError(f"{path}: no permission to read it") from error
     except UnidentifiedImageError as error:
-        raise FeatspaceError(f"{path}: not an image (PNG, JPEG, WebP, TIFF, GIF and BMP are read)") from error
+        known = "PNG, JPEG, WebP, TIFF, GIF and BMP are read"
+        raise FeatspaceError(f"{path}: not an image, or one without its beginning ({known}); get it again") from error
     except Image.DecompressionBombError as error:
-        raise FeatspaceError(f"{path}: too many pixels; scale the image down first") from error
+        raise FeatspaceError(f"{path}: more than {LARGEST:,} pixels; scale the image down first") from error
     except _Unsupported as error:
         raise FeatspaceError(f"{path}: {error}; save it with 8 or 16 bits a channel") from error
     except MemoryError:

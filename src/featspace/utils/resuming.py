@@ -3,66 +3,103 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from featspace.utils.errors import UsageError, escaped
-from featspace.utils.files import atomic_dir, atomic_file, is_full, no_space
+from featspace.utils.errors import FeatspaceError, UsageError, escaped
+from featspace.utils.files import atomic_dir, atomic_file, discard, is_full, no_space, refuse_taken
 from featspace.utils.locks import alone
-from featspace.utils.tables import read_parquet, write_parquet
+from featspace.utils.tables import read_json, read_parquet, write_parquet
 
-RECORDS, SETTINGS = "records", "settings.json"
+RECORDS, SETTINGS = ".records", "settings"
 
 
 class Unfinished:
-    """The folder of a decoding under way: images, and in a folder of its own a record of each that is finished."""
+    """The folder of a decoding under way: images, and in a folder of its own a record of each batch that is finished.
+
+    A batch is finished as a whole or decoded again as a whole, so that its images are the same wherever a run is cut.
+    """
 
     def __init__(self, folder: Path):
         self.folder, self.records = folder, folder / RECORDS
 
-    def is_finished(self, name: str) -> bool:
-        return (self.records / f"{name}.json").is_file()
+    def is_finished(self, batch: str) -> bool:
+        """Whether a batch's record is there and whole; of one that a loss of power damaged a line says so."""
+        record, trace = (self.records / f"{batch}.{suffix}" for suffix in ("json", "parquet"))
+        if not record.is_file():
+            return False
+        try:
+            _rows(record)
+            if trace.is_file():
+                read_parquet(trace)
+        except FeatspaceError as error:
+            say_again(error)
+            return False
+        return True
 
-    def finish(self, name: str, row: dict[str, Any], trace: pd.DataFrame) -> None:
-        """Records that the images `<name>*.png` are in the folder: their table row and their trace."""
-        write_parquet(trace, self.records / f"{name}.parquet")
-        with atomic_file(self.records / f"{name}.json") as partial:  # last, as it is what marks them finished
-            partial.write_text(json.dumps(row), encoding="utf-8")
+    def finish(self, batch: str, rows: Sequence[dict[str, Any]], trace: pd.DataFrame | None = None) -> None:
+        """Records that a batch's images are in the folder: a table row of each, and their trace."""
+        if trace is not None:
+            write_parquet(trace, self.records / f"{batch}.parquet")
+        with atomic_file(self.records / f"{batch}.json") as partial:  # last, as it is what marks them finished
+            partial.write_text(json.dumps(list(rows)), encoding="utf-8")
 
-    def collect(self, names: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Rows and traces of all `names`, in their order."""
-        rows = [json.loads((self.records / f"{name}.json").read_text(encoding="utf-8")) for name in names]
-        traces = [read_parquet(self.records / f"{name}.parquet") for name in names]
-        return pd.DataFrame(rows), pd.concat(traces)
+    def collect(self, batches: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Rows and traces of all `batches`, in their order."""
+        rows = [row for batch in batches for row in _rows(self.records / f"{batch}.json")]
+        return pd.DataFrame(rows), pd.concat([read_parquet(self.records / f"{batch}.parquet") for batch in batches])
 
     @property
     def count(self) -> int:
-        return sum(path.name != SETTINGS for path in self.records.glob("*.json"))
+        """Of finished images, in unfinished folders inside of this one too."""
+        count = 0
+        for record in self.folder.rglob(f"{RECORDS}/[!.]*.json"):
+            with suppress(FeatspaceError):  # what is damaged does not count
+                count += len(_rows(record))
+        return count
+
+
+def say_again(error: FeatspaceError) -> None:
+    """Says on standard error which file of a batch is damaged, which is decoded again for that."""
+    print(f"{str(error).partition(';')[0]}: decoding its images again", file=sys.stderr)
+
+
+def _rows(record: Path) -> list[dict[str, Any]]:
+    return read_json(record)
 
 
 def unfinished_folder(out: Path) -> Path:
     return out.with_name(f"{out.name}.unfinished")
 
 
+def settle(out: Path) -> None:
+    """Has a run that was killed in its very last steps count as unfinished, and removes what it left beside `out`.
+
+    Raises UsageError if another process is making `out`.
+    """
+    if out.name and out.is_dir() and any(out.iterdir()):
+        with alone(out):
+            if (out / RECORDS / SETTINGS).is_file():
+                out.replace(unfinished_folder(out))
+
+
 @contextmanager
 def resumable_dir(out: Path, settings: dict[str, Any]) -> Iterator[Unfinished]:
     """Yields a folder that becomes `out` on success, without its records; it stays where a run is cut off.
 
-    A folder `<out>.unfinished` left by a run of the same `settings` (JSON values) is taken up again; one without a
-    finished image is removed. Where a run is cut off, a line on standard error says what is kept. Raises UsageError if
-    the folder is of other settings or another process is making `out`, FeatspaceError if the disk is full, and whatever
-    `atomic_dir` raises for `out`.
+    A folder `<out>.unfinished` left by a run of the same `settings` (JSON values) is taken up again; one of others
+    without a finished image is removed. Where a run is cut off, a line on standard error says what is kept. Raises
+    UsageError if the folder is of other settings, `out` is taken or another process is making it, FeatspaceError if the
+    disk is full or the place cannot be written.
     """
     out = Path(out)
-    with atomic_dir(out):
-        pass  # raises, before hours are spent, if `out` cannot be written
-    out.rmdir()
+    settle(out)
+    refuse_taken(out)
     with alone(out):
         yield from _resumed(out, settings)
 
@@ -71,10 +108,10 @@ def _resumed(out: Path, settings: dict[str, Any]) -> Iterator[Unfinished]:
     folder = unfinished_folder(out)
     work = Unfinished(folder)
     left = work.records / SETTINGS
-    if left.is_file() and not work.count:  # killed too early to remove it
-        shutil.rmtree(folder)
+    if left.is_file() and read_json(left) != settings and not work.count:
+        discard(folder, out)  # of a run that was killed too early to remove it
     if folder.is_dir():
-        if not left.is_file() or json.loads(left.read_text(encoding="utf-8")) != settings:
+        if not left.is_file() or read_json(left) != settings:
             raise UsageError(
                 f"{folder}: holds {work.count} finished images of a run with other settings; "
                 f"repeat that run to go on with it, or remove the folder"
@@ -86,10 +123,10 @@ def _resumed(out: Path, settings: dict[str, Any]) -> Iterator[Unfinished]:
     try:
         yield work
         folder.replace(out)
-        shutil.rmtree(out / RECORDS)  # only now, so that no failure loses what is finished
+        discard(out / RECORDS, out)  # only now, so that no failure loses what is finished
     except BaseException as error:
         if folder.is_dir() and not work.count:
-            shutil.rmtree(folder)
+            discard(folder, out)
         elif folder.is_dir():
             kept = f"{escaped(folder)}: {work.count} finished images are kept; the same command goes on from them"
             print(kept, file=sys.stderr)

@@ -6,10 +6,12 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
 
-from featspace.utils.names import check_name
+from featspace.utils.names import check_name, check_path
 
 # Part of file names, in which `-` separates a target from its sample.
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$"), AfterValidator(check_name)]
+FileName = Annotated[str, AfterValidator(check_name)]
+RelativePath = Annotated[str, AfterValidator(check_path)]
 Text = Annotated[str, StringConstraints(min_length=1)]
 
 

@@ -6,11 +6,13 @@ import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from featspace.utils.errors import FeatspaceError
+from featspace.utils.errors import FeatspaceError, one_line
 from featspace.utils.files import atomic_file
+from featspace.utils.names import check_name
 
 DECODED = {"id": str, "sample": int}
 SIMILARITY = {
@@ -149,10 +151,15 @@ CLAIMS = {
 REFERENCES = {"encoder": str, "id": str, "reference": str, "distance": float, "cosine": float}
 
 
+NAMES = ("id", "first", "second", "setting", "layer", "method", "file")
+"""Columns whose values files or folders are named after."""
+
+
 def read_table(path: Path, columns: Mapping[str, type]) -> pd.DataFrame:
     """Reads a CSV; `columns` maps each required column to str, int or float (only int cannot be empty).
 
-    Raises FeatspaceError for a missing or empty file, a missing column or a value of the wrong type.
+    Raises FeatspaceError for a missing or empty file, a missing column, a value of the wrong type, and one that no file
+    can be named after where files are.
     """
     try:  # only "" is missing: an id may well be called "null"
         table = pd.read_csv(path, dtype=dict(columns), keep_default_na=False, na_values=[""])
@@ -168,6 +175,13 @@ def read_table(path: Path, columns: Mapping[str, type]) -> pd.DataFrame:
         raise FeatspaceError(f"{path}: no column {', '.join(missing)}, only {', '.join(table)}; write it again")
     if table.empty:
         raise FeatspaceError(f"{path}: the table has no rows; run the stage that writes it again")
+    for column in set(NAMES).intersection(columns):
+        for name in table[column].dropna().unique():
+            try:
+                check_name(name)
+            except ValueError as error:
+                shown = f"{column} {one_line(repr(name), 80)}, which no file can have as its name ({error})"
+                raise FeatspaceError(f"{path}: has the {shown}; write it again") from None
     return table
 
 
@@ -191,12 +205,29 @@ def write_json(tree: Mapping, out: Path) -> None:
 
 
 def write_parquet(table: pd.DataFrame, path: Path) -> None:
-    """Writes a table without its index. Its library opens only files whose path is UTF-8, hence the bytes."""
-    path.write_bytes(table.to_parquet(index=False))
+    """Writes a table without its index, complete or not at all. Its library opens only files whose path is UTF-8,
+    hence the bytes."""
+    with atomic_file(path) as partial:
+        partial.write_bytes(table.to_parquet(index=False))
 
 
 def read_parquet(path: Path) -> pd.DataFrame:
-    return pd.read_parquet(io.BytesIO(path.read_bytes()))
+    """Raises FeatspaceError for a file that is missing or damaged, such as an empty one after a loss of power."""
+    try:
+        return pd.read_parquet(io.BytesIO(path.read_bytes()))
+    except (OSError, ValueError, KeyError) as error:  # pyarrow's errors are ValueErrors, OSErrors and KeyErrors
+        raise FeatspaceError(f"{path}: not a whole table ({one_line(error)}); {REMOVE}") from error
+
+
+def read_json(path: Path) -> Any:
+    """Raises FeatspaceError for a file that is missing or damaged, such as an empty one after a loss of power."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FeatspaceError(f"{path}: not whole ({one_line(error)}); {REMOVE}") from error
+
+
+REMOVE = "remove it, and run the same command again"
 
 
 EVALUATED = {"id": str, "class": str, "map_cosine": float, "pooled_cosine": float}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +44,10 @@ def load_folder(folder: Path, config: dict[str, Any], weights: bool = True) -> N
     if "hf_model_name" in config.get("model_cfg", {}).get("text_cfg", {}):
         advice = "use open_clip:<model>/<tag>"
         raise FeatspaceError(f"{folder}: its text tower is described on the hub, not here; {advice}")
+    if "trust_remote_code" in json.dumps(config):  # which open_clip would pass on to who reads its tokenizer
+        raise FeatspaceError(
+            f"{folder}: asks to run code that lies beside its weights (trust_remote_code); remove that"
+        )
     return _network(folder, f"local-dir:{folder}", weights)
 
 

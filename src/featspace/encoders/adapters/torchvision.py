@@ -16,6 +16,7 @@ from featspace.encoders.adapters import Layers, Network, Tokens
 from featspace.encoders.feature_maps import UNPOOLED, FeatureMap, at_layer, output_of
 from featspace.encoders.preprocessing import from_torchvision
 from featspace.hub.sources import torchvision_weights
+from featspace.utils.checkpoints import read_checkpoint
 from featspace.utils.errors import FeatspaceError, explained
 
 
@@ -27,7 +28,7 @@ def load(name: str, folder: Path | None) -> Network:
     with explained(f"torchvision:{name}"):
         model = torchvision.models.get_model(name.partition("/")[0], weights=None, **_belonging(name, weights))
         if folder is not None:
-            model.load_state_dict(weights.get_state_dict(weights_only=True))  # finds the file in that cache
+            model.load_state_dict(read_checkpoint(folder / weights.url.rpartition("/")[2]))
         return split(model, weights.transforms())
 
 

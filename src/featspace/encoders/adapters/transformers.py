@@ -37,7 +37,7 @@ def load_folder(folder: Path, config: dict[str, Any], weights: bool = True) -> N
 def _network(source: str, folder: Path) -> Network:
     def read(auto: Any, **options: Any) -> Any:
         with explained(source):
-            return auto.from_pretrained(folder, local_files_only=True, **options)
+            return auto.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
 
     config = read(AutoConfig)
     kind = config.model_type

@@ -2,13 +2,26 @@
 import DataTable from "datatables";
 
 const $ = selector => document.querySelector(selector);
-const { targets, runs, images } = JSON.parse($("#runs").textContent);
 
-for (const table of document.querySelectorAll("table.data")) {
+/** What Python packed: JSON, compressed by gzip, in base64. */
+function unpacked(element) {
+  const bytes = Uint8Array.from(atob(element.textContent), letter => letter.charCodeAt(0));
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).json();
+}
+const { targets, runs } = await unpacked($("#runs"));
+const images = JSON.parse($("#images").textContent);
+
+// A long table has its first rows in the page and all of them packed: they are unpacked when it is opened, and paged.
+const number = text => text === "" || isNaN(text = text.replaceAll(",", "").replace("−", "-")) ? -Infinity : Number(text);
+const numeric = (text, use) => use === "sort" || use === "type" ? number(text) : text;
+const asColumn = head => head.matches(".number") ? { type: "num", className: "number", render: numeric } : { render: DataTable.render.text() };
+function enhance(table, data) {
   const name = table.getAttribute("aria-label");
+  const long = data && { data, columns: [...table.tHead.rows[0].cells].map(asColumn), deferRender: true, pageLength: table.tBodies[0].rows.length };
+  if (long) table.tBodies[0].replaceChildren();
   new DataTable(table, {
-    paging: false, order: [], autoWidth: false,
-    layout: { topStart: "search", topEnd: "info", bottomStart: null, bottomEnd: null },
+    ...long, paging: Boolean(long), order: [], autoWidth: false,
+    layout: { topStart: "search", topEnd: "info", bottomStart: long ? "paging" : null, bottomEnd: null },
     language: { search: "Filter", info: "_TOTAL_ rows", infoFiltered: "of _MAX_", infoEmpty: "no rows", zeroRecords: "No row fits." },
   });
   const box = document.createElement("div");
@@ -16,28 +29,47 @@ for (const table of document.querySelectorAll("table.data")) {
   table.replaceWith(box);
   box.append(table);
 }
+for (const part of document.querySelectorAll("details.table")) {
+  const table = part.querySelector("table"), rows = part.querySelector("script");
+  if (!rows) enhance(table);
+  else {
+    const open = async () => { if (rows.isConnected && part.open) { rows.remove(); enhance(table, await unpacked(rows)); } };
+    part.addEventListener("toggle", open);
+    open();
+  }
+}
 addEventListener("beforeprint", () => document.querySelectorAll("details").forEach(part => { part.open = true; }));
 
 // Viewer: what is chosen
 
+const WINDOW = 100;  // options of a select box, at most
 const keys = ["encoder", "layer", "target", "sample"];
 const selects = Object.fromEntries(keys.map(key => [key, $(`#choice select[name=${key}]`)]));
-const state = {};
+const find = $("#choice [name=find]");
+find.parentElement.hidden = Object.keys(targets).length <= WINDOW;
+const state = {}, listed = {};
 const unique = list => [...new Set(list)];
 const fitting = upTo => runs.filter(run => keys.slice(0, upTo).every(key => run[key] === state[key]));
-const values = key => unique(fitting(keys.indexOf(key)).map(run => run[key]));
+function values(key) {
+  const all = unique(fitting(keys.indexOf(key)).map(run => run[key])), sought = find.value.toLowerCase();
+  const found = key === "target" && sought ? all.filter(value => named(key, value).toLowerCase().includes(sought)) : all;
+  if (key === "target") find.ariaInvalid = `${!found.length}`;
+  return found.length ? found : all;
+}
 const named = (key, value) => {
   if (key === "layer") return value || "its feature";
   return key === "target" && targets[value].text ? `${value}: “${targets[value].text}”` : `${value}`;
 };
 
-/** Fills the select boxes with what there is; a choice that is not there any more becomes the first. */
+/** Fills the select boxes with what there is, or what is about the choice; one that is not there any more becomes the first. */
 function choose(changes) {
   Object.assign(state, changes);
   keys.forEach(key => {
     const there = values(key);
     if (!there.includes(state[key])) state[key] = there[0];
-    selects[key].replaceChildren(...there.map(value => new Option(named(key, value), value, false, value === state[key])));
+    const start = Math.max(0, Math.min(there.indexOf(state[key]) - WINDOW / 2, there.length - WINDOW));
+    listed[key] = there.slice(start, start + WINDOW);
+    selects[key].replaceChildren(...listed[key].map(value => new Option(named(key, value), value, false, value === state[key])));
   });
   show(fitting(keys.length)[0]);
 }
@@ -50,7 +82,9 @@ function moveFeature(by) {
   const [encoder, layer] = JSON.parse(next(all, JSON.stringify([state.encoder, state.layer]), by));
   choose({ encoder, layer });
 }
-keys.forEach(key => selects[key].addEventListener("change", () => choose({ [key]: values(key)[selects[key].selectedIndex] })));
+keys.forEach(key => selects[key].addEventListener("change", () => choose({ [key]: listed[key][selects[key].selectedIndex] })));
+find.addEventListener("input", () => choose({}));
+$("#choice").addEventListener("submit", event => event.preventDefault());
 const moves = {
   ArrowLeft: () => move("target", -1), ArrowRight: () => move("target", 1),
   ArrowUp: () => moveFeature(-1), ArrowDown: () => moveFeature(1),

@@ -15,7 +15,7 @@ from featspace.pipelines.controlnet import Pairing, load_controlnet
 from featspace.pipelines.featinv import FeatInvPipeline
 from featspace.pipelines.loading import load_pipeline
 from featspace.priors.prior import Prior
-from featspace.utils.errors import UsageError
+from featspace.utils.errors import UsageError, enough_memory
 
 
 class FeatInv:
@@ -45,19 +45,24 @@ class FeatInv:
         return self.pipeline.prior()
 
     def decode(self, conditioning: Tensor, seeds: list[int]) -> Tensor:
-        """Images (N, 3, H, W) in [0, 1], on the CPU, of conditioning (N, C, h, w); image i has seed i in any batch."""
+        """Images (N, 3, H, W) in [0, 1], on the CPU, of conditioning (N, C, h, w); image i has seed i in any batch.
+
+        Raises FeatspaceError, which names the batch, where memory is short.
+        """
         parts = []
         indices = torch.arange(len(conditioning)).split(self.settings.batch)
         for part in tqdm(indices, desc=f"featinv {self.name}", unit="batch", disable=len(indices) < 2):
-            (images,) = self.pipeline(
-                conditioning[part],
-                self.settings.prompt,
-                self.settings.steps,
-                self.settings.guidance_scale,
-                generator=[torch.Generator().manual_seed(seeds[i]) for i in part.tolist()],
-                output_type="pt",
-                return_dict=False,
-            )
+            many = f"on {self.device} with {len(part)} images at once, of {self.resolution}x{self.resolution} pixels"
+            with enough_memory(many, f"lower featinv.batch, which is {self.settings.batch}"):
+                (images,) = self.pipeline(
+                    conditioning[part],
+                    self.settings.prompt,
+                    self.settings.steps,
+                    self.settings.guidance_scale,
+                    generator=[torch.Generator().manual_seed(seeds[i]) for i in part.tolist()],
+                    output_type="pt",
+                    return_dict=False,
+                )
             parts.append(images.cpu())
         return torch.cat(parts)
 

@@ -10,7 +10,9 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from featspace.config.params import Params, Profile
 from featspace.data.photographs import open_photographs
@@ -20,11 +22,12 @@ from featspace.encoders.feature_maps import UNPOOLED
 from featspace.stages.featinv.decoder import FeatInv, open_encoder, prior_of
 from featspace.stages.featinv.measures import compare_images, frechet, summarize
 from featspace.utils.devices import choose_device, weights_sum
-from featspace.utils.errors import FeatspaceError
+from featspace.utils.errors import FeatspaceError, one_line
+from featspace.utils.files import atomic_file
 from featspace.utils.images import read_image, save_png, square, to_tensor
-from featspace.utils.resuming import resumable_dir
+from featspace.utils.resuming import Unfinished, resumable_dir, say_again
 from featspace.utils.seeds import seed_of
-from featspace.utils.tables import write_table
+from featspace.utils.tables import REMOVE, write_table
 
 PART = 500
 """Photographs that are in memory at once; the shuffled baseline compares within them."""
@@ -42,7 +45,8 @@ def run_evaluate(
     (`measures.compare_images`); summary.csv, their means with intervals, and the Fréchet distance in the judge's
     features; `<id>.png` and `<id>-0.png`, original and reconstruction, of the first `evaluation.shown`, or of all
     targets. `folder` stands in for the ControlNet's. A run that is cut off goes on from its finished parts
-    (`resumable_dir`). Raises FeatspaceError for whatever cannot be read.
+    (`resumable_dir`); one of which a file is damaged is decoded again. Raises FeatspaceError for whatever cannot be
+    read.
     """
     decoder = FeatInv(params, profile, name, choose_device(profile.decode.device), folder)
     resolution = decoder.resolution
@@ -72,7 +76,7 @@ def run_evaluate(
     parts = {f"part-{number}": part.tolist() for number, part in enumerate(torch.arange(len(ids)).split(PART))}
     with torch.no_grad(), resumable_dir(out, identity) as work:
         for stem, part in parts.items():
-            if work.is_finished(stem):
+            if work.is_finished(stem) and _is_judged(work, stem):
                 continue
             originals = torch.stack([to_tensor(square(read(i), resolution)) for i in part])
             conditioning = torch.cat([decoder.encoder.spatial(x.to(decoder.device)).cpu() for x in originals.split(16)])
@@ -82,18 +86,37 @@ def run_evaluate(
                 if i in saved:
                     save_png(work.folder / f"{ids[i]}.png", original)
                     save_png(work.folder / f"{ids[i]}-0.png", image)
-            save_file(dict(zip(JUDGED, judged, strict=True)), work.records / f"{stem}.safetensors")
-            work.finish(stem, {}, table)
+            with atomic_file(work.records / f"{stem}.safetensors") as partial:
+                save_file(dict(zip(JUDGED, judged, strict=True)), partial)
+            work.finish(stem, [{}] * len(part), table)
         _, table = work.collect(list(parts))
         table = table.reset_index(drop=True)
         table.insert(0, "id", ids)
         table.insert(1, "class", classes)
         write_table(table, work.folder / "evaluation.csv")
         own = {"controlnet": name, "network": decoder.own.network, "layer": decoder.own.layer or "pooled"}
-        features = [load_file(work.records / f"{stem}.safetensors") for stem in parts]
+        features = [_judged(work, stem) for stem in parts]
         distance = frechet(*(torch.cat([part[key] for part in features]) for key in JUDGED))
         row = own | summarize(table, params.seed) | {"frechet": distance}
         write_table(pd.DataFrame([row]), work.folder / "summary.csv")
+
+
+def _is_judged(work: Unfinished, stem: str) -> bool:
+    """Whether the judge's features of a finished part can be read; else says so."""
+    try:
+        _judged(work, stem)
+    except FeatspaceError as error:
+        say_again(error)
+        return False
+    return True
+
+
+def _judged(work: Unfinished, stem: str) -> dict[str, Tensor]:
+    path = work.records / f"{stem}.safetensors"
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise FeatspaceError(f"{path}: not a whole safetensors file ({one_line(error)}); {REMOVE}") from error
 
 
 class HeldOut(NamedTuple):

@@ -35,7 +35,7 @@ from featspace.stages.featinv.objective import Objective
 from featspace.stages.featinv.training_state import TrainingState
 from featspace.stages.featinv.validate import Validation
 from featspace.utils.devices import choose_device, cpu_kernels, multiplies_bfloat16
-from featspace.utils.errors import UsageError
+from featspace.utils.errors import UsageError, enough_memory
 from featspace.utils.files import atomic_file, refuse_taken
 from featspace.utils.locks import alone
 
@@ -45,8 +45,8 @@ def run_train(params: Params, profile: Profile, name: str, out: Path, work: Path
 
     `work` gets the checkpoint, from which an interrupted run goes on, `curve.csv` (or `curve`) and a grid of held-out
     photographs and their reconstructions for each row of it. Under `accelerate launch` each process takes its part of
-    every batch. Raises UsageError for a recipe that does not fit, and if another run trains in `work`, FeatspaceError
-    for whatever cannot be read.
+    every batch. Raises UsageError for a recipe that does not fit, and if another run trains in `work` or for `out`,
+    FeatspaceError for whatever cannot be read, and where memory is short.
     """
     own = controlnet_params(profile, name)
     recipe = profile.featinv.training.model_copy(update={} if own.epochs is None else {"epochs": own.epochs})
@@ -55,8 +55,10 @@ def run_train(params: Params, profile: Profile, name: str, out: Path, work: Path
     photographs, held_out = open_photographs(folder, "train"), open_photographs(folder, "val")
     accelerator = open_accelerator(recipe, choose_device(profile.decode.device))
     device, is_main = accelerator.device, accelerator.is_main_process
-    with alone(work) if is_main else contextlib.nullcontext():
+    with contextlib.ExitStack() as held:
         if is_main:
+            held.enter_context(alone(work))
+            held.enter_context(alone(out))
             photographs.check()
         accelerator.wait_for_everyone()
 
@@ -170,10 +172,12 @@ def take_steps(
 ) -> Iterator[None]:
     """Takes the steps of `loader`, each over its parts, and yields after each; gradient norm at most 1."""
     controlnet, optimizer = prepared
-    hidden = not accelerator.is_main_process
+    hidden, side = not accelerator.is_main_process, objective.resolution
     with tqdm(total=steps, initial=state.step, desc=title, unit="step", disable=hidden, mininterval=2) as progress:
         for part in loader:
-            with accelerator.accumulate(controlnet):
+            many = f"with {len(part[0])} images at once, of {side}x{side} pixels"
+            remedy = "raise featinv.training.accumulate, which divides a batch"
+            with accelerator.accumulate(controlnet), enough_memory(many, remedy):
                 with precision():
                     loss = objective.loss(controlnet, *(each.to(accelerator.device) for each in part))
                 accelerator.backward(loss)

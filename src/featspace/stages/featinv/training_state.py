@@ -11,6 +11,7 @@ from diffusers.optimization import get_scheduler
 from torch import nn
 
 from featspace.config.featinv import TrainingParams
+from featspace.utils.checkpoints import read_checkpoint
 from featspace.utils.errors import FeatspaceError
 from featspace.utils.files import atomic_file
 
@@ -61,17 +62,17 @@ class TrainingState:
             "optimizer": self.optimizer.state_dict(),
             "rate": self.rate.state_dict(),
         }
-        with atomic_file(path) as partial:
-            torch.save(saved, partial)
+        with atomic_file(path) as partial, open(partial, "wb") as file:  # opened here, its errors are the system's
+            torch.save(saved, file)
 
     def resume(self, path: Path, device: torch.device) -> None:
         """Takes up what was saved at `path`, if anything was.
 
-        Raises FeatspaceError, which says what differs, if it is of another training.
+        Raises FeatspaceError, which says what differs, if it is of another training, or as `read_checkpoint`.
         """
         if not path.is_file():
             return
-        saved = torch.load(path, map_location=device, weights_only=True)
+        saved = read_checkpoint(path, device)
         if saved["identity"] != self.identity:
             differing = [key for key, value in self.identity.items() if saved["identity"].get(key) != value]
             raise FeatspaceError(f"{path}: of a training with another {differing[0]}; remove it to start anew")

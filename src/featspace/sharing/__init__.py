@@ -1,0 +1,1 @@
+"""A profile's results as one file: written from a checkout, and opened again."""

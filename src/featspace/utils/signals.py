@@ -1,0 +1,45 @@
+"""A run that is told to end: it cleans up as after Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""What schedulers, `kill` and a closed terminal send; Windows has not all of them."""
+
+
+class Ended(SystemExit):
+    """A signal ended the run. Its code is 128 and the signal's number, as a shell reports it."""
+
+    def __init__(self, number: int):
+        super().__init__(128 + number)
+        self.name, self.status = signal.Signals(number).name, 128 + number
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Within it SIGNALS raise Ended, so that what is half-written is removed, and what is finished is kept.
+
+    One that is ignored, as under nohup, stays so. The first that comes is the last that is heeded: none cuts off the
+    cleaning up.
+    """
+
+    def end(number: int, _frame: Any) -> None:
+        for each in heeded:
+            signal.signal(each, signal.SIG_IGN)
+        raise Ended(number)
+
+    heeded = []
+    if threading.current_thread() is threading.main_thread():  # no other can set handlers
+        heeded = [each for each in SIGNALS if signal.getsignal(each) == signal.SIG_DFL]
+    for each in heeded:
+        signal.signal(each, end)
+    try:
+        yield
+    finally:
+        for each in heeded:
+            signal.signal(each, signal.SIG_DFL)

@@ -68,7 +68,7 @@ def test_the_viewer_finds_steps_and_scrubs_among_all_targets(page: Page) -> None
     slider = page.get_by_role("slider")
     slider.fill("15")
     value = f"{float(f'{toy_report.distance(502, 15):.4g}'):,.0f}"  # four digits are held
-    assert page.locator("#trace output").inner_text() == f"Evaluation 15, at timestep 750: squared distance {value}"
+    assert page.locator("#trace output").inner_text() == f"Evaluation 16, at timestep 750: squared distance {value}"
     page.get_by_label("Find").fill("nothing of the kind")
     assert page.get_by_label("Find").get_attribute("aria-invalid") == "true"
     assert target.input_value() == "t0501" and target.locator("option").count() == 100

@@ -119,19 +119,19 @@ def test_scrubbing_moves_the_marker_the_distance_and_the_estimate(page: Page, to
         value = toy_report.distance(1, evaluation)
         said = page.locator("#trace output").inner_text()
         found = re.fullmatch(r"Evaluation (\d+), at timestep (\d+): squared distance ([\d.,]+)", said)
-        assert (int(found[1]), int(found[2])) == (evaluation, 900 - 10 * evaluation)
+        assert (int(found[1]), int(found[2])) == (evaluation + 1, 900 - 10 * evaluation)  # counted from one
         assert float(found[3].replace(",", "")) == pytest.approx(value, rel=1e-3)
         assert slider.get_attribute("aria-valuetext") == said
         expected = strip.getpixel((index * toy_report.SIDE + 8, 8))
         assert all(abs(a - b) < 20 for a, b in zip(frame(page), expected, strict=True))
         caption = page.locator("#estimate figcaption").inner_text()
-        assert caption == f"The estimate x̂ at evaluation {(5, 15, 25, 35)[index]}"
+        assert caption == f"The estimate x̂ at evaluation {(6, 16, 26, 36)[index]}"
         seen.append((float(marker.get_attribute("cx")), float(marker.get_attribute("cy")), value))
     left = sorted(seen)
     assert left[0] == seen[-1] and left[-1] == seen[-2]  # from the first evaluation to the last
     assert sorted(seen, key=lambda x: x[1]) == sorted(seen, key=lambda x: -x[2])  # a larger distance is higher up
     slider.press("ArrowRight")
-    assert page.locator("#trace output").inner_text().startswith("Evaluation 1,")
+    assert page.locator("#trace output").inner_text().startswith("Evaluation 2,")
 
 
 def test_without_estimates_the_slider_moves_the_marker_alone(page: Page) -> None:

@@ -70,8 +70,8 @@ lint: $(ENV) ## check code, format, types, and that rooms import downwards only
 
 env: $(ENV) ## build the environment alone
 
-# What clusters need besides has a file of its own, as every stage depends on requirements.lock.
-lock: | $(PRIVATE_UV) ## resolve the dependencies of pyproject.toml into requirements.lock and profiles/requirements.lock
+# What clusters and the test of remotes need besides has files of its own, as every stage depends on requirements.lock.
+lock: | $(PRIVATE_UV) ## resolve what is needed into the three files of pinned packages
 	$(UV) pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes -q \
 	    -o requirements.lock
 	$(UV) pip compile tests/remotes/requirements.in --universal --python-version 3.11 --generate-hashes -q \

@@ -43,9 +43,7 @@ class DecodeParams(Section):
     emphasis_recurrences: int = Field(1000, ge=1)
     guidance_weight: float = Field(4.0, ge=0)
     samples: int = Field(1, ge=1)  # images a target
-    batch: int = Field(
-        8, ge=1
-    )  # images decoded at once; of another batch they differ, by rounding that guidance amplifies
+    batch: int = Field(8, ge=1)  # images decoded at once; by rounding those of another batch differ
     precision: Literal["float32", "bfloat16"] = "float32"  # of the prior; the encoder is always float32
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: the GPU if there is one
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import stat
 import zlib
@@ -20,13 +19,12 @@ from featspace.sharing.export import SUMS
 from featspace.utils.checksums import parse_checksum
 from featspace.utils.errors import FeatspaceError, UsageError, one_line
 from featspace.utils.files import sha256
+from featspace.utils.names import is_reserved
 
 GROWTH = 10
 """A zip whose files are said to have so many times its bytes, or more, is refused; what `featspace export` writes has
 fewer bytes in its files than in all."""
 ENTRIES = 100_000
-DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
-"""Names that Windows takes for devices."""
 DAMAGED = (BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, zlib.error)
 """What zipfile raises."""
 SHOWN = 3
@@ -110,7 +108,7 @@ def _unsafe(entry: ZipInfo) -> str:
         return "named as no file in a bundle is"
     if not parts or parts[0] == "/" or ".." in parts:
         return "a path that leads outside"
-    if any(DEVICES.fullmatch(part) for part in parts):
+    if any(map(is_reserved, parts)):
         return "the name of a device"
     if kind not in (0, stat.S_IFDIR if entry.is_dir() else stat.S_IFREG):
         return "a link or a device"

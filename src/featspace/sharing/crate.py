@@ -15,6 +15,7 @@ from featspace.config.reading import read_yaml
 from featspace.report.captions import of_figure, of_table
 from featspace.report.provenance import PACKAGES, Commit
 from featspace.utils.errors import FeatspaceError
+from featspace.utils.texts import parse_json
 
 FILE = "ro-crate-metadata.json"
 PROGRAM = "#featspace"
@@ -61,7 +62,7 @@ def describe(root: Path, profile: str, contents: dict[Path, str], commit: Commit
 def read_version(path: Path) -> str | None:
     """Of the featspace that wrote a bundle's metadata; None if that does not say it."""
     try:
-        entities = json.loads(path.read_text(encoding="utf-8"))["@graph"]
+        entities = parse_json(path.read_text(encoding="utf-8"))["@graph"]
         return next(str(entity["version"]) for entity in entities if entity["@id"] == PROGRAM)
     except (OSError, ValueError, LookupError, TypeError, StopIteration):
         return None

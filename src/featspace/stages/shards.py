@@ -16,6 +16,7 @@ from featspace.utils.errors import FeatspaceError, UsageError, one_line
 from featspace.utils.files import atomic_dir, refuse_taken
 from featspace.utils.locks import alone
 from featspace.utils.tables import read_parquet, write_parquet
+from featspace.utils.texts import parse_json
 
 FILE, TABLE, TRACE = "shard.json", "decoded.csv", "trace.parquet"
 
@@ -108,7 +109,7 @@ def _in_order(tables: list[pd.DataFrame], order: dict[str, int]) -> pd.DataFrame
 
 def _read(folder: Path) -> tuple[Shard, dict[str, Any]]:
     try:
-        noted = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        noted = parse_json((folder / FILE).read_text(encoding="utf-8"))
         return Shard(noted["shard"], noted["of"]), noted["run"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         made = "name folders that `featspace decode --shard` wrote"

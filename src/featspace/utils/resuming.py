@@ -34,7 +34,7 @@ class Unfinished:
         if not record.is_file():
             return False
         try:
-            _rows(record)
+            read_json(record)
             if trace.is_file():
                 read_parquet(trace)
         except FeatspaceError as error:
@@ -51,7 +51,7 @@ class Unfinished:
 
     def collect(self, batches: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Rows and traces of all `batches`, in their order."""
-        rows = [row for batch in batches for row in _rows(self.records / f"{batch}.json")]
+        rows = [row for batch in batches for row in read_json(self.records / f"{batch}.json")]
         return pd.DataFrame(rows), pd.concat([read_parquet(self.records / f"{batch}.parquet") for batch in batches])
 
     @property
@@ -60,17 +60,13 @@ class Unfinished:
         count = 0
         for record in self.folder.rglob(f"{RECORDS}/[!.]*.json"):
             with suppress(FeatspaceError):  # what is damaged does not count
-                count += len(_rows(record))
+                count += len(read_json(record))
         return count
 
 
 def say_again(error: FeatspaceError) -> None:
     """Says on standard error which file of a batch is damaged, which is decoded again for that."""
     print(f"{str(error).partition(';')[0]}: decoding its images again", file=sys.stderr)
-
-
-def _rows(record: Path) -> list[dict[str, Any]]:
-    return read_json(record)
 
 
 def unfinished_folder(out: Path) -> Path:

@@ -13,6 +13,7 @@ import pandas as pd
 from featspace.utils.errors import FeatspaceError, one_line
 from featspace.utils.files import atomic_file
 from featspace.utils.names import check_name
+from featspace.utils.texts import parse_json
 
 DECODED = {"id": str, "sample": int}
 SIMILARITY = {
@@ -222,7 +223,7 @@ def read_parquet(path: Path) -> pd.DataFrame:
 def read_json(path: Path) -> Any:
     """Raises FeatspaceError for a file that is missing or damaged, such as an empty one after a loss of power."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise FeatspaceError(f"{path}: not whole ({one_line(error)}); {REMOVE}") from error
 

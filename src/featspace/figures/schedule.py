@@ -48,19 +48,20 @@ def draw(table: pd.DataFrame) -> Figure:
     days.loglog(ideal["gpus"], ideal["ideal_days"], ":", color=GRAY, linewidth=0.8)
     days.set_xticks(ideal["gpus"], ideal["gpus"])
     days.legend(title="shards an encoder", title_fontsize=6.5, fontsize=6.5, frameon=False)
-    _label(days, "GPUs", "days until all is decoded")
+    _label(days, "GPUs", "days until all is decoded", [1, 2, 5, 10, 20, 50, 100])
     for case, (name, color, line) in CASES.items():
         own = table[(table["case"] == case) & (table["gpus"] == GPUS)]
         more = 100 * (own["days"] / own["ideal_days"] - 1)
         lost.loglog(own["shards"], more, line, color=color, marker="o", markersize=2.5, linewidth=1, label=name)
     lost.legend(fontsize=6.5, frameon=False)
     lost.set_xticks(own["shards"], own["shards"])
-    _label(lost, "shards an encoder", "longer than work over GPUs (%)")
+    _label(lost, "shards an encoder", "longer than work over GPUs (%)", [2, 5, 10, 20, 50, 100])
     figure.supxlabel(textwrap.fill(NOTE, 125), color=GRAY, fontsize=7.5, x=0.01, ha="left", linespacing=1.35)
     return figure
 
 
-def _label(axes: Axes, x: str, y: str) -> None:
+def _label(axes: Axes, x: str, y: str, ticks: list[int]) -> None:
+    axes.set_yticks(ticks)
     axes.set_xlabel(x, color=INK, fontsize=7)
     axes.set_ylabel(y, color=INK, fontsize=7)
     axes.yaxis.set_major_formatter("{x:g}")

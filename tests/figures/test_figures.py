@@ -3,76 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from functools import cache
 
 import matplotlib
 import numpy as np
 import pytest
-import skimage.data
+from drawing import CAPTIONS, FIGURES, PHOTOS, draw, drawn, replace
 from PIL import Image
 
-from featspace.figures import captions, overview, photos
 from featspace.figures.samples import SHOWN, labels
-from featspace.figures.style import DPI, GAP, WIDTH, Row, matrix, sample_grid, save, style
-from featspace.utils.errors import FeatspaceError, UsageError
-from featspace.utils.images import square
-
-PHOTOS = ("astronaut", "coffee", "rocket")
-CAPTIONS = {"sea": "a lighthouse by the sea at dusk, for $10 or $20, as an oil painting", "cat": "a tabby"}
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """Three photographs and two captions, two decoded samples each, every cosine similarity another one."""
-    tmp_path = tmp_path_factory.mktemp("files")
-    rng = np.random.default_rng(0)
-    (tmp_path / "targets").mkdir()
-    (tmp_path / "decoded").mkdir()
-    targets, similarity, references = ["id,kind,text,source"], [], []
-    for id in (*PHOTOS, *CAPTIONS):
-        kind = "photo" if id in PHOTOS else "caption"
-        targets.append(f'{id},{kind},"{CAPTIONS.get(id, "")}",')
-        if kind == "photo":
-            photo = square(Image.fromarray(getattr(skimage.data, id)()), 64)
-            photo.save(tmp_path / "targets" / f"{id}.png")
-        for sample in (1, 0):
-            pixels = rng.integers(256, size=(64, 64, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "decoded" / f"{id}-{sample}.png")
-            number = 0.9 + len(similarity) / 1000
-            similarity.append(f"clip,{id},{sample},{kind},best,1,{number:.6g},0.5,,")
-            similarity.append(f"clip,{id},{sample},{kind},last,1,0.123,0.5,,")
-        references.append(f"clip,{id},nearest_photo,9,0.{len(references) + 4}")
-    head = "encoder,id,sample,kind,image,distance,cosine,judge_cosine,top1_agrees,judge_top1_agrees"
-    (tmp_path / "targets" / "targets.csv").write_text("\n".join(targets))
-    (tmp_path / "similarity.csv").write_text("\n".join([head, *similarity]))
-    (tmp_path / "references.csv").write_text("\n".join(["encoder,id,reference,distance,cosine", *references]))
-    return tmp_path
-
-
-def draw(name, files):
-    """The figure; call it in `style`."""
-    given = files / "targets", files / "decoded", files / "similarity.csv"
-    if name == "overview":
-        return overview.draw(given[0], [given[1]], [given[2]])
-    return {"photos": photos, "captions": captions}[name].draw(*given, files / "references.csv")
-
-
-FIGURES = ("photos", "captions", "overview")
-
-
-@cache
-def drawn(files, name):
-    """The figure, its images as {(left, top, right, bottom) in dots: pixels}, its texts as {(x, y): text}."""
-    with style():
-        figure = draw(name, files)
-    height = round(figure.get_figheight() * DPI)
-    images = {}
-    for axes in figure.axes:
-        box = axes.get_window_extent()
-        corners = (round(box.x0), round(height - box.y1), round(box.x1), round(height - box.y0))
-        images[corners] = axes.images[0].get_array() if axes.images else None
-    texts = {(text.get_position()[0] * WIDTH, (1 - text.get_position()[1]) * height): text for text in figure.texts}
-    return figure, images, texts
+from featspace.figures.style import DPI, GAP, WIDTH, Row, sample_grid, save, style
+from featspace.utils.errors import FeatspaceError
 
 
 @pytest.mark.parametrize("name, ids", [("photos", PHOTOS), ("captions", tuple(CAPTIONS))])
@@ -166,10 +106,6 @@ def test_two_runs_give_the_same_bytes(files, tmp_path, name):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["again.pdf", "again.png"]
 
 
-def replace(path, old, new):
-    path.write_text(path.read_text().replace(old, new))
-
-
 BAD = {
     "no table": (lambda f: (f / "similarity.csv").unlink(), "similarity.csv: no such file"),
     "empty table": (lambda f: (f / "similarity.csv").write_text(""), "similarity.csv: the file is empty"),
@@ -217,53 +153,6 @@ def test_any_number_of_samples_fits_the_page_or_is_refused():
             assert side % 64 == 0 and box.left + box.side + count * (GAP + side) < WIDTH / 2
         with pytest.raises(FeatspaceError, match="18 decoded images of a target do not fit"):
             sample_grid([Row("many", images)], "target", "")
-
-
-def test_the_overview_shows_of_each_encoder_the_nearest_image(files, tmp_path):
-    """A column a photograph, a row an encoder; where the second sample is the nearer one, it and its number."""
-    second = shutil.copytree(files, tmp_path / "second")
-    for id in PHOTOS:
-        image = Image.open(second / "decoded" / f"{id}-1.png")
-        image.rotate(90).save(second / "decoded" / f"{id}-1.png")
-    replace(second / "similarity.csv", "clip", "vit")
-    for id in PHOTOS:
-        replace(second / "similarity.csv", f"vit,{id},1,photo,best,1", f"vit,{id},1,photo,best,0.5")
-    folders, tables = [files / "decoded", second / "decoded"], [files / "similarity.csv", second / "similarity.csv"]
-    with style():
-        figure = overview.draw(files / "targets", folders, tables)
-    shown = [axes.images[0].get_array() for axes in figure.axes]
-    expected = [files / "targets" / f"{id}.png" for id in PHOTOS]
-    expected += [files / "decoded" / f"{id}-0.png" for id in PHOTOS]
-    expected += [second / "decoded" / f"{id}-1.png" for id in PHOTOS]
-    assert len(shown) == len(expected)
-    for image, path in zip(shown, expected, strict=True):
-        assert np.array_equal(image, np.asarray(Image.open(path)))
-    texts = [text.get_text() for text in figure.texts]
-    assert texts[:3] == list(PHOTOS) and texts[3] == "target"
-    assert [text for text in texts if text.startswith("0.9")] == ["0.902", "0.906", "0.910", "0.900", "0.904", "0.908"]
-    assert texts.index("clip") < texts.index("0.902") < texts.index("vit") < texts.index("0.900")
-
-
-def test_the_overview_refuses_tables_without_images(files):
-    table = files / "similarity.csv"
-    with pytest.raises(UsageError, match="1 folders of decoded images, 2 tables"):
-        overview.draw(files / "targets", [files / "decoded"], [table, table])
-
-
-def test_a_matrix_fills_the_page_and_goes_on_below():
-    images = [(Image.new("RGB", (64, 64)), "")] * 15
-    with style():
-        for count, columns in ((1, 1), (8, 8), (12, 12), (15, 8)):
-            figure = matrix([Row("", images[:count])], [str(i) for i in range(count)])
-            boxes = [axes.get_window_extent() for axes in figure.axes]
-            assert len(boxes) == count and {round(box.width) % 64 for box in boxes} == {0}
-            assert round(boxes[0].x0) == 6
-            assert count == 1 or WIDTH - boxes[columns - 1].x1 == pytest.approx(6, abs=1)
-            heads = {text.get_text(): text.get_window_extent() for text in figure.texts if text.get_text()}
-            for i, box in enumerate(boxes):  # each below its head, and in its column
-                assert box.x0 == pytest.approx(boxes[i % columns].x0, abs=1)
-                assert heads[str(i)].y0 > box.y1 and heads[str(i)].x0 > box.x0 and heads[str(i)].x1 < box.x1
-            assert count <= columns or boxes[0].y0 > boxes[-1].y1
 
 
 def test_of_many_targets_the_first_are_shown_and_the_note_says_so(files, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import socket
 from pathlib import Path
 
@@ -26,6 +27,11 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from featspace.encoders.encoder import load_encoder
 from featspace.priors.architectures import SCHEDULE
 from featspace.utils.checksums import write_checksums
+
+# Whoever starts the tests in the background, or under nohup, has these ignored, and all processes with them.
+for number, heeded in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, heeded)
 
 CLIP = {
     "embed_dim": 16,

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from featspace.data.photographs import Batches
 from featspace.utils.devices import choose_device
 from featspace.utils.files import atomic_file
+from featspace.utils.signals import left_to_parent
 from featspace_training.checkpoint import State, before_decay
 from featspace_training.clock import Clock
 from featspace_training.recipe import Recipe
@@ -82,6 +83,7 @@ def _load(samples: Sized, recipe: Recipe, first: int, device: torch.device) -> D
         samples,
         batch_sampler=Batches(first, recipe.steps, recipe.batch, len(samples), recipe.seed),
         num_workers=min(recipe.workers, os.cpu_count() or 1),
+        worker_init_fn=left_to_parent,
         pin_memory=device.type == "cuda",
     )
 

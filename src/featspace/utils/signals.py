@@ -43,3 +43,12 @@ def ended_by_signals() -> Iterator[None]:
     finally:
         for each in heeded:
             signal.signal(each, signal.SIG_DFL)
+
+
+def left_to_parent(_worker: int) -> None:
+    """Of a process that reads for another, as `worker_init_fn` of a DataLoader: a signal is for the other to heed.
+
+    A scheduler tells all processes of a job; did a reader end by it, that would be reported as a failure.
+    """
+    for each in (*SIGNALS, signal.SIGINT):
+        signal.signal(each, signal.SIG_IGN)

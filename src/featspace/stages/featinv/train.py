@@ -38,6 +38,7 @@ from featspace.utils.devices import choose_device, cpu_kernels, multiplies_bfloa
 from featspace.utils.errors import UsageError, enough_memory
 from featspace.utils.files import atomic_file, refuse_taken
 from featspace.utils.locks import alone
+from featspace.utils.signals import left_to_parent
 
 
 def run_train(params: Params, profile: Profile, name: str, out: Path, work: Path, curve: Path | None = None) -> None:
@@ -156,6 +157,7 @@ def load_batches(
         draws,
         batch_sampler=Batches(first, steps, recipe.batch, len(photographs), seed, share, recipe.accumulate),
         num_workers=recipe.workers,
+        worker_init_fn=left_to_parent,
         pin_memory=accelerator.device.type == "cuda",
     )
 

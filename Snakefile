@@ -2,13 +2,17 @@
 # `snakemake -c 2 mini` builds what `dvc repro mini` builds, `snakemake -c 2 paper` the other profile.
 # After a build, `dvc commit -f` records it in DVC; after `dvc repro` or `dvc checkout`, `snakemake --touch -F mini`
 # does here. What a rule printed is in .snakemake/logs too. `--config shards=8` decodes in eight parts, each a rule.
+import os
 import shlex
+import sys
 from functools import cache
 from pathlib import Path
 
 from dvc.dependency import ParamsDependency
 from dvc.repo import Repo
 
+# The commands of the stages lie beside the Python that runs this, in a folder that need not be on PATH.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
 repo = Repo(".")
 root = Path(repo.root_dir)
 stages = [stage for stage in repo.index.stages if Path(stage.path) == root / "dvc.yaml"]

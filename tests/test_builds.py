@@ -22,7 +22,8 @@ from featspace.cli import main
 def snakemake(folder: Path, *args: str) -> tuple[set[str], str]:
     """Builds `mini` with Snakemake; the names of the rules that ran, and what was printed."""
     command = [sys.executable, "-m", "snakemake", "--cores", "2", "mini", *args]
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    tools = str(Path(sys.executable).parent)  # where `featspace` is, which the Snakefile is to find by itself
+    environment = os.environ | {"PATH": ":".join(each for each in os.environ["PATH"].split(":") if each != tools)}
     given = {"cwd": folder, "env": environment, "text": True}
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **given)
     assert done.returncode == 0, done.stdout

@@ -57,8 +57,8 @@ def test_a_run_that_is_cut_off_goes_on(whole, bench, project, tmp_path, monkeypa
     pd.testing.assert_frame_equal(table.drop(columns=TIMES), wanted.drop(columns=TIMES), check_dtype=False)
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"precision": "bfloat16"}])
-def test_images_of_another_seed_or_precision_are_not_gone_on_with(change, whole, bench, tmp_path, capsys):
+@pytest.mark.parametrize("change", [{"seed": 1}, {"precision": "bfloat16"}, {"batch": 3}])
+def test_images_of_other_settings_are_not_gone_on_with(change, whole, bench, tmp_path, capsys):
     out, fresh = copied(whole, tmp_path), tmp_path / "fresh"
     options = ["--only", "mpgd"]
     mixed, alone = (bench("resnet", folder, *options, **change) for folder in (out, fresh))

@@ -141,6 +141,7 @@ class _Bench:
         parts = {
             "seed": params.seed,
             "precision": params.precision,
+            "batch": params.batch,  # images of another differ by rounding
             "encoder": [network, self.settings.layer, self.encoder.input_size, self.settings.clip_std],
             "judge": weights_sum(judge.model),
             "prior": weights_sum(pipeline.unet, pipeline.vae, pipeline.text_encoder),

@@ -95,6 +95,7 @@ def test_folders_and_damaged_files(tmp_path):
     (tmp_path / "other" / "a.json").write_text("{}")
     (tmp_path / "one" / "b.txt").write_text("b")
     (tmp_path / "other" / "c.txt").write_text("c")
+    (tmp_path / "one" / ".snakemake_timestamp").touch()
     damaged, b, c = compare(tmp_path / "one", tmp_path / "other").differences
     assert damaged.where == "a.json" and damaged.published.startswith("cannot be read (")
     assert (b, c) == (Difference("b.txt", "there", "missing"), Difference("c.txt", "missing", "there"))

@@ -37,7 +37,10 @@ class Comparison(NamedTuple):
 
 
 def compare(published: Path, measured: Path) -> Comparison:
-    """Compares two files, or all files in two folders. A file that cannot be read is a difference."""
+    """Compares two files, or all files in two folders but hidden ones, which tools leave there and no list of sums has.
+
+    A file that cannot be read is a difference.
+    """
     if published.is_dir() or measured.is_dir():
         return _merged(_in_folders(published, measured))
     if not published.exists():
@@ -55,7 +58,7 @@ def compare(published: Path, measured: Path) -> Comparison:
 
 def _in_folders(published: Path, measured: Path) -> Iterator[tuple[str, Comparison]]:
     names = {path.relative_to(top) for top in (published, measured) for path in top.rglob("*") if path.is_file()}
-    for name in sorted(names):
+    for name in sorted(name for name in names if not name.name.startswith(".")):
         yield str(name), compare(published / name, measured / name)
 
 

@@ -45,6 +45,20 @@ def test_a_short_row_is_a_difference(tmp_path):
     assert of_texts(tmp_path, ".csv", "id,value\nx\n", "id,value\nx,1\n") == [Difference("row 1 (x), value", "", "1")]
 
 
+def test_the_largest_deviation_is_that_of_what_differs_too(tmp_path):
+    cells, tree = "value\n{}\n{}\n", '{{"near": {}, "far": {}}}'
+    for suffix, text in ((".csv", cells), (".json", tree)):
+        one, other = tmp_path / f"one{suffix}", tmp_path / f"other{suffix}"
+        one.write_text(text.format(0.5, 0.5))
+        other.write_text(text.format(0.50001, 0.58))
+        assert compare(one, other).deviation == pytest.approx(0.08)
+    other.write_text(tree.format(0.50001, '"word"'))  # of which there is no distance
+    assert compare(one, other).deviation == pytest.approx(1e-5)
+    for name, values in (("one", [4.0, 4.0]), ("other", [4.0, 5.0])):
+        save_file({"x": np.float32(values)}, tmp_path / f"{name}.safetensors")
+    assert compare(tmp_path / "one.safetensors", tmp_path / "other.safetensors").deviation == pytest.approx(0.25)
+
+
 def test_trees(tmp_path):
     one = {"a": {"count": 100_000, "value": 0.5, "list": [1.0, {"b": "word"}], "empty": {}}, "gone": None}
     other = {"a": {"count": 100_001, "value": 0.50009, "list": [1.001, {"b": "word"}], "empty": []}}

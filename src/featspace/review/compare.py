@@ -33,7 +33,7 @@ class Difference(NamedTuple):
 
 class Comparison(NamedTuple):
     differences: list[Difference]
-    deviation: float = 0.0  # the largest within TOLERANCE, as that counts
+    deviation: float = 0.0  # the largest of all numbers, as TOLERANCE counts it; 0 of what is none
 
 
 def compare(published: Path, measured: Path) -> Comparison:
@@ -88,8 +88,7 @@ def _tables(published: Path, measured: Path) -> Comparison:
             deviation = _deviation(_parsed(a), _parsed(b))
             if deviation > TOLERANCE:
                 found.append(Difference(f"row {number} ({words}), {column}", a, b))
-            else:
-                largest = max(largest, deviation)
+            largest = _larger(largest, deviation)
     return Comparison(found, largest)
 
 
@@ -102,8 +101,7 @@ def _trees(published: Path, measured: Path) -> Comparison:
         deviation = _deviation(a, b)
         if deviation > TOLERANCE:
             found.append(Difference(path, str(a), str(b)))
-        else:
-            largest = max(largest, deviation)
+        largest = _larger(largest, deviation)
     return Comparison(found, largest)
 
 
@@ -147,9 +145,8 @@ def _tensors(published: Path, measured: Path) -> Comparison:
                 continue
             apart = np.abs(a.astype(np.float64) - b).reshape(-1) / max(1.0, float(np.abs(a).max(initial=0)))
             farthest = int(np.nan_to_num(apart, nan=np.inf).argmax())
-            if apart[farthest] <= TOLERANCE:
-                largest = max(largest, float(apart[farthest]))
-            else:
+            largest = _larger(largest, float(apart[farthest]))
+            if not apart[farthest] <= TOLERANCE:
                 found.append(Difference(f"{name}[{farthest}]", *(f"{x.flat[farthest]:.6g}" for x in (a, b))))
         return Comparison(found, largest)
 
@@ -168,6 +165,11 @@ def _parsed(text: str) -> float | str:
     except ValueError:
         return text
     return number if math.isfinite(number) else text
+
+
+def _larger(largest: float, deviation: float) -> float:
+    """The larger of two; what is no number has no deviation that says how far."""
+    return max(largest, deviation) if math.isfinite(deviation) else largest
 
 
 def _deviation(published: Any, measured: Any) -> float:

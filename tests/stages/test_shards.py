@@ -52,9 +52,11 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
-def test_the_shards_of_a_run_make_what_the_run_makes(decode, split, tmp_path: Path, count: int) -> None:
+def test_the_shards_of_a_run_make_what_the_run_makes(decode, split, tmp_path: Path, capsys, count: int) -> None:
     folders = split(count)
+    (folders[0] / ".snakemake_timestamp").touch()  # a tool's, and no part of it
     main(["merge", *map(str, reversed(folders)), "--out", str(tmp_path / "out")])
+    assert capsys.readouterr().out.splitlines()[-1] == f"{tmp_path / 'out'}  10 images of 5 targets"
     assert contents(tmp_path / "out") == contents(decode("whole"))
     images = [len(list(folder.glob("*-last.png"))) for folder in folders]
     assert images == {1: [10], 2: [6, 4], 3: [4, 4, 2], 4: [4, 4, 2, 0]}[count]
@@ -78,11 +80,16 @@ def test_a_shard_is_a_folder_of_its_targets_alone(split) -> None:
         (lambda a, b: [a, edited(b, of=3)], 2, "2: is one of 3 shards, "),
         (lambda a, b: [a, without(b, "shard.json")], 1, "2: holds no whole shard.json"),
         (lambda a, b: [a, without(b, "null-1.png")], 1, "2: not a whole shard (null-1.png is missing)"),
-        (lambda a, b: [a, without(b, "decoded.csv")], 1, "2: not a whole shard ("),
-        (lambda a, b: [a, without(b, "trace.parquet")], 1, "2: not a whole shard ("),
-        (lambda a, b: [a, cut(b / "decoded.csv")], 1, "2: not a whole shard (decoded.csv has other rows)"),
-        (lambda a, b: [a, cut(b / "trace.parquet")], 1, "2: not a whole shard ("),
+        (lambda a, b: [a, without(b, "null-1-last.png")], 1, "(null-1-last.png is missing); decode it again"),
+        (lambda a, b: [a, without(b, "decoded.csv")], 1, "2: not a whole shard (decoded.csv is missing)"),
+        (lambda a, b: [a, without(b, "trace.parquet")], 1, "2: not a whole shard (trace.parquet is missing)"),
+        (lambda a, b: [a, cut(b / "decoded.csv")], 1, "2: not a whole shard (decoded.csv is altered)"),
+        (lambda a, b: [a, cut(b / "trace.parquet")], 1, "2: not a whole shard (trace.parquet is altered)"),
+        (lambda a, b: [a, emptied(b / "null-0.png")], 1, "2: not a whole shard (null-0.png is altered)"),
+        (lambda a, b: [a, emptied(b / "other-9.png")], 1, "(other-9.png is additional); decode it again"),
+        (lambda a, b: [edited(a, shard=2), edited(b, shard=1)], 1, "2: not a whole shard (decoded.csv has other rows)"),
         (lambda a, b: [a, cut(b / "shard.json")], 1, "2: holds no whole shard.json"),
+        (lambda a, b: [a, b.parent / "3"], 2, "3: no such folder; name folders that `featspace decode --shard` wrote"),
     ],
 )
 def test_what_cannot_be_merged_is_one_line(split, tmp_path: Path, capsys, spoil, status: int, message: str) -> None:
@@ -96,9 +103,9 @@ def test_what_cannot_be_merged_is_one_line(split, tmp_path: Path, capsys, spoil,
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def edited(folder: Path, of: int = 2, seed: int = 0) -> Path:
-    noted = json.loads((folder / "shard.json").read_text())
-    noted["of"], noted["run"]["seed"] = of, seed
+def edited(folder: Path, seed: int = 0, **values: int) -> Path:
+    noted = json.loads((folder / "shard.json").read_text()) | values
+    noted["run"]["seed"] = seed
     (folder / "shard.json").write_text(json.dumps(noted))
     return folder
 
@@ -106,6 +113,11 @@ def edited(folder: Path, of: int = 2, seed: int = 0) -> Path:
 def without(folder: Path, name: str) -> Path:
     (folder / name).unlink()
     return folder
+
+
+def emptied(file: Path) -> Path:
+    file.write_bytes(b"")
+    return file.parent
 
 
 def cut(file: Path) -> Path:
@@ -121,6 +133,14 @@ def test_a_shard_that_cannot_be_is_named(tmp_path: Path, capsys, project: Path, 
     with pytest.raises(SystemExit) as stop:
         main(["decode", str(project / "photo.jpg"), "--encoder", "resnet", "--out", "x", f"--shard={shard}"])
     assert stop.value.code == 2 and f"shard is {shard}: name one of so many" in capsys.readouterr().err
+
+
+def test_a_shard_without_images_says_so(project: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(project)
+    options = ["--encoder", "resnet", "--preset", "fast", "--evaluations", "2", "--shard", "2/2"]
+    main(["decode", "photo.jpg", *options, "--out", str(tmp_path / "out")])
+    said = "shard 2/2: no images, as all targets are in other shards; merge it with them"
+    assert capsys.readouterr().out == f"{tmp_path / 'out'}  {said}\n"
 
 
 def test_a_plan_is_of_the_shard(decode, capsys) -> None:

@@ -108,6 +108,8 @@ def decode(
     table = run_decode(loaded, chosen, encoder, sources, text, out, settings, weight, layer, target or [], part)
     for row in table.itertuples():
         typer.echo(f"{out / f'{row.id}-{row.sample}.png'}  distance {row.saved_distance:.4g}  cosine {row.cosine:.4f}")
+    if table.empty:
+        typer.echo(f"{out}  shard {shard}: no images, as all targets are in other shards; merge it with them")
 
 
 @app.command()
@@ -123,7 +125,8 @@ def merge(
     """
     from featspace.stages.shards import run_merge
 
-    run_merge(shards, out)
+    table = run_merge(shards, out)
+    typer.echo(f"{out}  {len(table)} images of {table['id'].nunique()} targets")
 
 
 @app.command()

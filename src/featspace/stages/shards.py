@@ -13,7 +13,7 @@ import pandas as pd
 
 from featspace.config.params import DecodeParams
 from featspace.utils.errors import FeatspaceError, UsageError, one_line
-from featspace.utils.files import atomic_dir, refuse_taken
+from featspace.utils.files import atomic_dir, refuse_taken, sha256
 from featspace.utils.locks import alone
 from featspace.utils.tables import read_parquet, write_parquet
 from featspace.utils.texts import parse_json
@@ -64,18 +64,23 @@ def batches_of(targets: Sequence[str], decode: DecodeParams, shard: Shard = WHOL
 
 
 def write_shard(folder: Path, shard: Shard, run: dict[str, Any]) -> None:
-    """Notes which shard a folder is, and of which run (JSON values)."""
-    (folder / FILE).write_text(json.dumps({"shard": shard.number, "of": shard.of, "run": run}), encoding="utf-8")
+    """Notes which finished shard a folder is, of which run (JSON values), and the SHA-256 of its files."""
+    noted = {"shard": shard.number, "of": shard.of, "run": run, "files": _sums(folder)}
+    (folder / FILE).write_text(json.dumps(noted), encoding="utf-8")
 
 
-def run_merge(folders: Iterable[Path], out: Path) -> None:
+def run_merge(folders: Iterable[Path], out: Path) -> pd.DataFrame:
     """Joins the folders of all shards of a run into the new folder `out`: the bytes that the whole run would write.
 
-    Raises UsageError if a shard is missing, named twice, or of another run, FeatspaceError if a folder is no
-    shard's or not whole.
+    Returns its table, as text. Raises UsageError if a shard is missing, named twice, or of another run, FeatspaceError
+    if a folder is no shard's, or if its files are not those that were finished.
     """
     refuse_taken(out)
-    shards, run = _complete([(folder, *_read(folder)) for folder in folders])
+    read = [(folder, *_read(folder)) for folder in folders]
+    shards, run = _complete([(folder, shard, own) for folder, shard, own, _ in read])
+    for folder, _, _, files in read:
+        if unlike := _unlike(folder, files):
+            raise FeatspaceError(f"{folder}: not a whole shard ({unlike}); decode it again")
     targets = [name for name, _ in run["features"]]
     decode = DecodeParams.model_validate(run["decode"])
     tables, traces, images = [], [], []
@@ -86,20 +91,20 @@ def run_merge(folders: Iterable[Path], out: Path) -> None:
         try:  # as text, so that every number stays as it is
             table = pd.read_csv(folder / TABLE, dtype=str, keep_default_na=False)
             traces.append(read_parquet(folder / TRACE))
-            missing = [name for job in jobs if not (folder / (name := f"{stem(job)}.png")).is_file()]
         except (OSError, ValueError, FeatspaceError) as error:  # pandas raises ValueErrors
             raise FeatspaceError(f"{folder}: not a whole shard ({one_line(error)}); decode it again") from error
-        if missing or list(zip(table["id"], table["sample"].astype(int), strict=True)) != jobs:
-            lacking = f"{missing[0]} is missing" if missing else f"{TABLE} has other rows"
-            raise FeatspaceError(f"{folder}: not a whole shard ({lacking}); decode it again")
+        if list(zip(table["id"], table["sample"].astype(int), strict=True)) != jobs:
+            raise FeatspaceError(f"{folder}: not a whole shard ({TABLE} has other rows); decode it again")
         tables.append(table)
         images += sorted(folder.glob("*.png"))
     order = {name: place for place, name in enumerate(targets)}
     with alone(out), atomic_dir(out) as partial:
         for image in images:
             shutil.copyfile(image, partial / image.name)
-        _in_order(tables, order).to_csv(partial / TABLE, index=False, lineterminator="\n")
+        joined = _in_order(tables, order)
+        joined.to_csv(partial / TABLE, index=False, lineterminator="\n")
         write_parquet(_in_order(traces, order), partial / TRACE)
+    return joined
 
 
 def _in_order(tables: list[pd.DataFrame], order: dict[str, int]) -> pd.DataFrame:
@@ -107,12 +112,30 @@ def _in_order(tables: list[pd.DataFrame], order: dict[str, int]) -> pd.DataFrame
     return pd.concat(tables).sort_values("id", key=lambda ids: ids.map(order), kind="stable")
 
 
-def _read(folder: Path) -> tuple[Shard, dict[str, Any]]:
+def _sums(folder: Path) -> dict[str, str]:
+    """The SHA-256 of a shard's files by name; hidden ones are tools' or records."""
+    files = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
+    return {path.name: sha256(path) for path in files if path.name != FILE}
+
+
+def _unlike(folder: Path, files: dict[str, str]) -> str:
+    """The first file that is not as it was finished, and why; empty if there is none."""
+    there = _sums(folder)
+    for name in sorted(files.keys() | there.keys()):
+        if files.get(name) != there.get(name):
+            why = "additional" if name not in files else "missing" if name not in there else "altered"
+            return f"{name} is {why}"
+    return ""
+
+
+def _read(folder: Path) -> tuple[Shard, dict[str, Any], dict[str, str]]:
+    made = "name folders that `featspace decode --shard` wrote"
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder; {made}")
     try:
         noted = parse_json((folder / FILE).read_text(encoding="utf-8"))
-        return Shard(noted["shard"], noted["of"]), noted["run"]
+        return Shard(noted["shard"], noted["of"]), noted["run"], dict(noted["files"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        made = "name folders that `featspace decode --shard` wrote"
         raise FeatspaceError(f"{folder}: holds no whole {FILE}; {made}") from error
 
 

@@ -1,7 +1,8 @@
 # The stages of dvc.yaml as Snakemake rules of the same names, to run them in parallel or on a cluster:
 # `snakemake -c 2 mini` builds what `dvc repro mini` builds, `snakemake -c 2 paper` the other profile.
 # After a build, `dvc commit -f` records it in DVC; after `dvc repro` or `dvc checkout`, `snakemake --touch -F mini`
-# does here. What a rule printed is in .snakemake/logs too. `--config shards=8` decodes in eight parts, each a rule.
+# does here. What a rule printed is in .snakemake/logs too. `snakemake -c 2 paper --config shards=8` decodes in eight
+# parts, each a rule.
 import os
 import shlex
 import sys

@@ -122,6 +122,14 @@ def test_its_metadata_says_what_is_in_it(checkout, folder):
     assert decoded["description"] == "Decode the features of one encoder into images"
     for part in crate.data_entities:
         assert (folder / part.id).exists()
+    licensed = {part.id: part["license"] for part in crate.data_entities if part.get("license")}
+    assert set(licensed) == {"data/models/", "data/mini/targets/"}
+    assert licensed["data/models/"]["name"] == "For research only"
+    assert (
+        licensed["data/mini/targets/"].type == "CreativeWork"
+        and "targets.csv" in licensed["data/mini/targets/"]["description"]
+    )
+    assert "data/models, data/mini/targets and what shows them have licenses of their own" in crate.description
 
 
 @pytest.mark.parametrize(

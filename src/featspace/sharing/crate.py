@@ -29,6 +29,11 @@ FORMATS = {
     ".yaml": "application/yaml",
 }
 """By suffix; what has another is plain text."""
+LICENSES = {
+    "models": ("#research-only", "For research only", "They were trained on Tiny ImageNet, which is research data."),
+    "targets": ("#photographs", "Of each photograph its own", "That of the source that targets.csv names for it."),
+}
+"""Of folders in data, by their names, that are not under the license of the code."""
 
 
 def describe(root: Path, profile: str, contents: dict[Path, str], commit: Commit, version: str) -> str:
@@ -41,7 +46,8 @@ def describe(root: Path, profile: str, contents: dict[Path, str], commit: Commit
     crate.root_dataset.datePublished = commit.date
     crate.name = f"{cited['title']}: the profile {profile}, built"
     crate.description = (
-        f"{' '.join(cited['abstract'].split())} Measured again from its images by: featspace verify, with this bundle"
+        f"{' '.join(cited['abstract'].split())} Measured again from its images by: featspace verify, with this bundle. "
+        f"The license is the code's; data/models, data/{profile}/targets and what shows them have licenses of their own"
     )
     crate.root_dataset["version"] = commit.id
     crate.license = crate.add(
@@ -78,7 +84,10 @@ def _add(crate: ROCrate, root: Path, path: Path, says: str) -> None:
         properties["description"] = of_table(path.stem) or says
     properties = {key: value for key, value in properties.items() if value}
     if (root / path).is_dir():
-        crate.add_dataset(dest_path=path, properties=properties)
+        folder = crate.add_dataset(dest_path=path, properties=properties)
+        if path.parts[0] == "data" and path.name in LICENSES:
+            id, name, why = LICENSES[path.name]
+            folder["license"] = crate.add(_entity(crate, id, "CreativeWork", name=name, description=why))
         return
     properties["encodingFormat"] = FORMATS.get(path.suffix, "text/plain")
     properties["contentSize"] = str((root / path).stat().st_size)

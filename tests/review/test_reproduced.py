@@ -62,6 +62,8 @@ def committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     }
     write("figures/mini/spread.json", {"seeds": [0, 1, 2, 3, 4], "deviations": deviations})
     Path("params.yaml").write_text("seed: 0\n")
+    write("data/mini/weights.json", {})
+    Path("data/mini/.gitignore").write_text("/weights.json\n")
     git("init", "-q")
     git("add", "-A")
     git("commit", "-qm", "Build")
@@ -86,6 +88,17 @@ def test_the_same_bytes(capsys):
         "3 of 3 files of figures/mini have the bytes that are committed",
         "reproduced: byte for byte",
     ]
+
+
+@pytest.mark.usefixtures("committed")
+def test_what_was_not_built_is_not_reproduced(capsys):
+    Path("data/mini/weights.json").unlink()
+    nothing = "data/mini: not there, so nothing was built here; build it with `make repro`"
+    assert refused(capsys, "reproduced") == f"not reproduced: {nothing}"
+    Path("figures/mini").rename("figures/paper")
+    git("add", "-A")
+    git("commit", "-qm", "Build the other")
+    assert refused(capsys, "reproduced", "--profile", "paper").endswith("build it with `dvc repro paper`")
 
 
 @pytest.mark.usefixtures("committed")

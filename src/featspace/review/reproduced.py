@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from featspace.review.spread import outside, quantile, read_metrics, read_spread
+from featspace.review.stages import build_command
 from featspace.utils.errors import FeatspaceError
 
 SOURCES = ("dvc.yaml", "params.yaml", "requirements.lock", "src", "data")
@@ -22,13 +23,18 @@ def run_reproduced(root: Path, profile: str, report: Callable[[str], None] = pri
 
     Where bytes differ, metrics.json must lie within the spread over seeds (`spread.outside`), which spread.json there
     says. Where nothing is committed, or where the sources are not as committed, it reports that and compares nothing.
-    Raises FeatspaceError if outputs are missing, or metrics lie outside of the spread, or none is known.
+    Raises FeatspaceError if nothing was built here, outputs are missing, metrics lie outside of the spread, or none is
+    known.
     """
     folder = Path("figures", profile)
     with TemporaryDirectory(prefix="featspace-") as name:
         if not _extract(root, folder, Path(name)):
             report(f"nothing to compare with: no {folder} is committed here")
             return
+        data = Path("data", profile)  # git knows its figures, but of what is built there only .gitignore
+        if not any(path.is_file() and not path.name.startswith(".") for path in (root / data).rglob("*")):
+            todo = f"build it with `{build_command(profile)}`"
+            raise FeatspaceError(f"not reproduced: {data}: not there, so nothing was built here; {todo}")
         if changed := _git(root, "diff", "--name-only", "HEAD", "--", *SOURCES).decode().splitlines():
             more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
             report(f"not compared with what is committed: {changed[0]}{more} changed since")

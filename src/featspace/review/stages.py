@@ -63,6 +63,11 @@ def is_of(profile: str, path: Path) -> bool:
     return any(path.is_relative_to(f"{top}/{profile}") for top in ("data", "figures"))
 
 
+def build_command(profile: str) -> str:
+    """What builds a profile; `make repro` builds mini with as many threads as what is committed was built with."""
+    return "make repro" if profile == "mini" else f"dvc repro {profile}"
+
+
 @contextmanager
 def copy_of(root: Path, profile: str, outs: list[Path]) -> Iterator[Path]:
     """A temporary folder with links to all of the checkout, but of what the profile's stages wrote only to `outs`.

@@ -184,8 +184,12 @@ def test_what_is_not_there_is_one_line(published, capsys, tmp_path, monkeypatch)
     shutil.rmtree("figures")
     assert refused(capsys)[1].endswith(f"error: figures/mini: {todo}")
     assert "no stage of dvc.yaml writes data/maxi" in refused(capsys, "--profile", "maxi", status=2)[1]
+    Path("dvc.yaml").write_text(Path("dvc.yaml").read_text().replace("/mini", "/paper"))
+    todo = "not there; build it with `dvc repro paper`, or fetch it with `dvc pull --with-deps paper`"
+    assert refused(capsys, "--profile", "paper")[1].endswith(f"error: figures/paper: {todo}")
     monkeypatch.chdir(tmp_path)
-    assert refused(capsys, status=2)[1].endswith("dvc.yaml: not there; run this in a checkout of featspace")
+    error = "dvc.yaml: not there; run this in a checkout of featspace, or name a bundle"
+    assert refused(capsys, status=2)[1].endswith(error)
 
 
 def test_of_the_project_all_that_is_in_figures_is_made_again():

@@ -198,6 +198,21 @@ def test_what_is_no_bundle_of_this_version_is_one_line(bundle, folder, capsys):
     assert refused(capsys, "verify", "bundle")[1] == "bundle: of 2 profiles, not of one; get it again"
 
 
+def test_a_bundle_of_another_profile_or_of_less_is_named(folder, capsys):
+    error = "bundle: a bundle of mini, not of paper; leave out --profile, or name another bundle"
+    assert refused(capsys, "verify", "bundle", "--profile", "paper", status=2)[1] == error
+    shutil.rmtree(folder / "data/mini/decoded/clip")
+    resum(folder)
+    error = "bundle/data/mini/decoded/clip: not there; get the bundle again"
+    assert refused(capsys, "verify", "bundle")[1] == error
+    (folder / "dvc.yaml").write_text("stages: [")
+    resum(folder)
+    assert refused(capsys, "verify", "bundle", status=2)[1].startswith("bundle/dvc.yaml: ")
+    (folder / "dvc.yaml").unlink()
+    resum(folder)
+    assert refused(capsys, "verify", "bundle", status=2)[1] == "bundle/dvc.yaml: not there; get the bundle again"
+
+
 def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(checkout, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(shutil.copytree(checkout, tmp_path / "toy"))
     (tmp_path / "out").mkdir()

@@ -39,8 +39,8 @@ def verify(
 
     from featspace.sharing.bundle import open_bundle
 
-    with open_bundle(bundle, typer.echo) as (folder, own):
-        run_verify(folder, profile or own, _run, typer.echo, out)
+    with open_bundle(bundle, typer.echo, profile) as (folder, own):
+        run_verify(folder, own, _run, typer.echo, out, "get the bundle again")
 
 
 @app.command()

@@ -13,7 +13,7 @@ import pandas as pd
 
 from featspace.hub.manifest import MANIFEST
 from featspace.review.compare import TOLERANCE, Comparison, Difference, compare
-from featspace.review.stages import Stage, copy_of, link, read_stages
+from featspace.review.stages import Stage, build_command, copy_of, link, read_stages
 from featspace.utils.checksums import list_checksums, parse_checksum
 from featspace.utils.errors import FeatspaceError, UsageError, one_line
 from featspace.utils.tables import write_table
@@ -42,6 +42,7 @@ def run_verify(
     run: Callable[[list[str]], None],
     report: Callable[[str], None] = print,
     out: Path | None = None,
+    todo: str | None = None,
 ) -> None:
     """Runs every stage of a profile that decodes nothing again, from published images, and compares what it writes.
 
@@ -51,15 +52,18 @@ def run_verify(
     compared with what is there. Nothing in `root` is written.
 
     run: runs a command of featspace, given as words. report: is given each line. out: a CSV of the same.
+    todo: about what is not there; by default to build or fetch it.
     Raises UsageError where there is no pipeline or profile, FeatspaceError if images are not there, or, at the end, if
     anything does not agree.
     """
     if not (root / "dvc.yaml").is_file():
-        raise UsageError(f"{root / 'dvc.yaml'}: not there; run this in a checkout of featspace")
+        elsewhere = "run this in a checkout of featspace, or name a bundle"
+        raise UsageError(f"{root / 'dvc.yaml'}: not there; {todo or elsewhere}")
     stages = read_stages(root, profile)
     if not stages:
         raise UsageError(f"{profile}: no stage of dvc.yaml writes data/{profile}; name another profile")
-    _refuse_absent(root, profile, stages)
+    build = f"build it with `{build_command(profile)}`, or fetch it with `dvc pull --with-deps {profile}`"
+    _refuse_absent(root, profile, stages, f"not there; {todo or build}")
     verdicts = []
     for verdict in _verdicts(root, profile, stages, run):
         verdicts.append(verdict)
@@ -80,8 +84,7 @@ def run_verify(
     )
 
 
-def _refuse_absent(root: Path, profile: str, stages: list[Stage]) -> None:
-    there = f"not there; build it with `make repro`, or fetch it with `dvc pull --with-deps {profile}`"
+def _refuse_absent(root: Path, profile: str, stages: list[Stage], there: str) -> None:
     if not any((root / out).exists() for stage in stages if not stage.decodes for out in stage.outs):
         raise FeatspaceError(f"{root / 'figures' / profile}: {there}")
     absent = [out for stage in stages if stage.decodes for out in stage.outs if not (root / out).exists()]

@@ -31,13 +31,16 @@ SHOWN = 3
 
 
 @contextmanager
-def open_bundle(path: Path, report: Callable[[str], None] = print) -> Iterator[tuple[Path, str]]:
+def open_bundle(
+    path: Path, report: Callable[[str], None] = print, profile: str | None = None
+) -> Iterator[tuple[Path, str]]:
     """Yields a temporary folder with the files of a bundle, a zip or a folder, and the name of its profile.
 
     Nothing is unpacked before all names and sizes were seen: no path leads outside, is a link or a device. Then every
-    file is held against SHA256SUMS; `report` is given a line for each that is altered, missing, or not listed. Raises
-    UsageError if there is none at `path`, FeatspaceError if it is no bundle or a damaged one, if its sums do not hold,
-    or if another version of featspace wrote it.
+    file is held against SHA256SUMS; `report` is given a line for each that is altered, missing, or not listed. What is
+    raised of the temporary folder is said of the bundle. Raises UsageError if there is none at `path`, or one of
+    another profile than `profile`, FeatspaceError if it is no bundle or a damaged one, if its sums do not hold, or if
+    another version of featspace wrote it.
     """
     if not path.exists():
         raise UsageError(f"{path}: no such bundle; name a zip that `featspace export` wrote, or its folder")
@@ -59,7 +62,13 @@ def open_bundle(path: Path, report: Callable[[str], None] = print) -> Iterator[t
         profiles = [child.name for child in (folder / "figures").glob("*") if child.is_dir()]
         if len(profiles) != 1:
             raise FeatspaceError(f"{path}: of {len(profiles)} profiles, not of one; get it again")
-        yield folder, profiles[0]
+        if profile not in (None, profiles[0]):
+            todo = "leave out --profile, or name another bundle"
+            raise UsageError(f"{path}: a bundle of {profiles[0]}, not of {profile}; {todo}")
+        try:
+            yield folder, profiles[0]
+        except FeatspaceError as error:
+            raise type(error)(*(str(line).replace(str(folder), str(path)) for line in error.args)) from error
 
 
 def _unlike(folder: Path) -> Iterator[str]:

@@ -4,6 +4,7 @@
 # does here. What a rule printed is in .snakemake/logs too. `snakemake -c 2 paper --config shards=8` decodes in eight
 # parts, each a rule.
 import os
+import re
 import shlex
 import sys
 from functools import cache
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from dvc.dependency import ParamsDependency
 from dvc.repo import Repo
+from snakemake.exceptions import WorkflowError
 
 # The commands of the stages lie beside the Python that runs this, in a folder that need not be on PATH.
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
@@ -18,7 +20,10 @@ repo = Repo(".")
 root = Path(repo.root_dir)
 stages = [stage for stage in repo.index.stages if Path(stage.path) == root / "dvc.yaml"]
 made = [Path(out.fs_path) for stage in stages for out in stage.outs]
-shards = int(config.get("shards", 1))
+shards = str(config.get("shards", 1))
+if not re.fullmatch("[1-9][0-9]*", shards):
+    raise WorkflowError(f"--config shards={shards}: not a whole number from 1; name one, such as shards=8")
+shards = int(shards)
 
 
 @cache

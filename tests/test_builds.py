@@ -129,6 +129,14 @@ def test_an_experiment_changes_what_its_parameter_reaches(
     assert before.keys() == after.keys()
 
 
+@pytest.mark.parametrize("shards", ["0", "a"])
+def test_a_number_of_shards_that_cannot_be_is_one_line(by_dvc: Path, shards: str) -> None:
+    command = [sys.executable, "-m", "snakemake", "-nc", "1", "mini", "--config", f"shards={shards}"]
+    done = subprocess.run(command, cwd=by_dvc, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    said = f"--config shards={shards}: not a whole number from 1; name one, such as shards=8"
+    assert done.returncode == 1 and said in done.stdout and "Traceback" not in done.stdout, done.stdout
+
+
 DECODE = (
     "featspace decode data/features.safetensors --encoder resnet --layer layer1 --preset fast --evaluations 2 --batch 2"
 )

@@ -133,7 +133,7 @@ def test_as_near_as_another_seed(capsys):
 def test_farther_than_another_seed(capsys, values, worst):
     write("figures/mini/metrics.json", changed(**values))
     line = refused(capsys, "reproduced")
-    assert line.startswith("not reproduced: 1 metrics lie outside of the spread over 5 seeds")
+    assert line.startswith("not reproduced: 1 metric lies outside of the spread over 5 seeds")
     assert line.endswith(worst)
 
 

@@ -128,7 +128,7 @@ def test_an_altered_byte_that_moves_no_measure_is_named(published, capsys):
     path.write_bytes(path.read_bytes() + b"\0")
     printed, error = refused(capsys)
     assert "data/mini/decoded/resnet/trace.parquet: altered" in printed
-    assert error.endswith("1 of 12 outputs of mini do not agree: figures/mini/SHA256SUMS")
+    assert error.endswith("1 of 12 outputs of mini does not agree: figures/mini/SHA256SUMS")
 
 
 def test_a_missing_image_and_one_that_is_not_listed_are_named(published, capsys):
@@ -166,7 +166,7 @@ def test_a_stage_that_would_write_elsewhere_is_not_run(published, capsys, tmp_pa
     reword(Path("dvc.yaml"), "--out figures/mini/metrics.json", out if "=" in out else f"--out {out}")
     printed, error = refused(capsys)
     assert f"metrics names {out}, which is not in the folder" in printed
-    assert error.endswith("1 of 12 outputs of mini do not agree: figures/mini/metrics.json")
+    assert error.endswith("1 of 12 outputs of mini does not agree: figures/mini/metrics.json")
     assert not (tmp_path / "metrics.json").exists()
 
 

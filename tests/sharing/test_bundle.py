@@ -157,7 +157,7 @@ def test_a_file_that_is_not_as_its_sum_says_is_named(folder, capsys, name, why):
         path.write_bytes(b"")
     printed, error = refused(capsys, "verify", "bundle")
     assert printed == [f"{name}: {why}"]
-    assert error == f"bundle: 1 files are not as SHA256SUMS says ({name}: {why}); get it again"
+    assert error == f"bundle: 1 file is not as SHA256SUMS says ({name}: {why}); get it again"
     assert not any(Path("tmp").iterdir())
 
 
@@ -170,7 +170,7 @@ def test_who_mends_the_sums_too_is_found_by_measuring(folder, capsys):
     resum(folder)
     printed, error = refused(capsys, "verify", "bundle")
     assert any(line.startswith("    row 1 (resnet, cat, ") for line in printed)
-    assert error == "1 of 12 outputs of mini do not agree: figures/mini/references-resnet.csv"
+    assert error == "1 of 12 outputs of mini does not agree: figures/mini/references-resnet.csv"
 
 
 def test_what_is_no_bundle_of_this_version_is_one_line(bundle, folder, capsys):

@@ -74,7 +74,7 @@ def test_a_shard_is_a_folder_of_its_targets_alone(split) -> None:
 @pytest.mark.parametrize(
     ("spoil", "status", "message"),
     [
-        (lambda a, b: [a], 2, "of 2 shards 2/2 are not named"),
+        (lambda a, b: [a], 2, "of 2 shards not named: 2/2; decode with"),
         (lambda a, b: [a, b, a], 2, "1: is shard 1/2, as is "),
         (lambda a, b: [a, edited(b, seed=1)], 2, "(it differs in seed)"),
         (lambda a, b: [a, edited(b, of=3)], 2, "2: is one of 3 shards, "),

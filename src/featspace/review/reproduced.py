@@ -62,7 +62,8 @@ def _compare(committed: Path, rebuilt: Path, report: Callable[[str], None]) -> N
     over = f"the spread over {len(spread.seeds)} seeds (±{2**0.5 * quantile(spread):.1f} standard deviations)"
     if found := outside(before, after, spread):
         worst = "; ".join(map(str, found[:NAMED])) + ("; …" if len(found) > NAMED else "")
-        raise FeatspaceError(f"not reproduced: {len(found)} metrics lie outside of {over}: {worst}")
+        metrics = "1 metric lies" if len(found) == 1 else f"{len(found)} metrics lie"
+        raise FeatspaceError(f"not reproduced: {metrics} outside of {over}: {worst}")
     report(f"reproduced: within {over}; {files}, as on another processor")
 
 

@@ -76,7 +76,8 @@ def run_verify(
     count = sum(verdict.says != TAKEN for verdict in verdicts)
     if bad:
         names = ", ".join(str(verdict.path) for verdict in bad[:SHOWN]) + (", …" if len(bad) > SHOWN else "")
-        raise FeatspaceError(f"{len(bad)} of {count} outputs of {profile} do not agree: {names}")
+        agree = "does not agree" if len(bad) == 1 else "do not agree"
+        raise FeatspaceError(f"{len(bad)} of {count} outputs of {profile} {agree}: {names}")
     largest = max(verdict.deviation for verdict in verdicts)
     report(
         f"All {count} outputs of {profile} that need no decoding agree with the {len(verdicts) - count} that do, "

@@ -55,7 +55,8 @@ def open_bundle(
             for line in wrong:
                 report(line)
             first = ", ".join(wrong[:SHOWN]) + (", …" if len(wrong) > SHOWN else "")
-            raise FeatspaceError(f"{path}: {len(wrong)} files are not as {SUMS} says ({first}); get it again")
+            files = "1 file is" if len(wrong) == 1 else f"{len(wrong)} files are"
+            raise FeatspaceError(f"{path}: {files} not as {SUMS} says ({first}); get it again")
         wrote, here = read_version(folder / FILE), version("featspace")
         if wrote != here:
             raise FeatspaceError(f"{path}: written by featspace {wrote or '?'}, and this is {here}; install that one")

@@ -153,7 +153,5 @@ def _complete(shards: list[tuple[Path, Shard, dict[str, Any]]]) -> tuple[dict[Pa
             raise UsageError(f"{folder}: is shard {shard.number}/{count}, as is {found[shard]}; name each shard once")
         found[shard] = folder
     if lacking := [f"{index}/{count}" for index in range(1, count + 1) if Shard(index, count) not in found]:
-        raise UsageError(
-            f"of {count} shards {', '.join(lacking)} are not named; decode them with --shard, or name them"
-        )
+        raise UsageError(f"of {count} shards not named: {', '.join(lacking)}; decode with --shard, or name what was")
     return {folder: shard for shard, folder in sorted(found.items())}, run

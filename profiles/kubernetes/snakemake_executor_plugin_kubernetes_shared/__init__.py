@@ -6,10 +6,15 @@ As published it wants all files in object storage, where the stages' commands wo
 import shlex
 from dataclasses import replace
 
-from snakemake_executor_plugin_kubernetes import Executor as Published
-from snakemake_executor_plugin_kubernetes import ExecutorSettings
-from snakemake_executor_plugin_kubernetes import common_settings as published
 from snakemake_interface_executor_plugins.jobs import JobExecutorInterface
+
+try:
+    from snakemake_executor_plugin_kubernetes import Executor as Published
+    from snakemake_executor_plugin_kubernetes import ExecutorSettings
+    from snakemake_executor_plugin_kubernetes import common_settings as published
+except ModuleNotFoundError as error:
+    install = ".uv/bin/uv pip install --python .venv --require-hashes --no-deps -r profiles/requirements.lock"
+    raise SystemExit(f"kubernetes-shared: {error.name} is not installed; install the executors: {install}") from error
 
 __all__ = ["Executor", "ExecutorSettings", "common_settings"]
 

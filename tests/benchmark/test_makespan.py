@@ -80,5 +80,6 @@ def test_the_command_writes_the_table_and_draws_it(tmp_path: Path, monkeypatch: 
     assert (table["days"] >= 0.99 * table["ideal_days"]).all() and (table["low"] <= table["high"]).all()
     assert Image.open(tmp_path / "scale.png").width > 4000 and (tmp_path / "scale.pdf").is_file()
     first = (tmp_path / "scale.csv").read_bytes()
-    main(["bench", "scale", "--encoders", "20", "--targets", "1000", "--out", str(tmp_path / "scale")])
+    main(["bench", "scale", "--encoders", "20", "--targets", "1000", "--out", str(tmp_path / "scale.csv")])
     assert (tmp_path / "scale.csv").read_bytes() == first
+    assert {path.name for path in tmp_path.iterdir()} == {"scale.csv", "scale.png", "scale.pdf"}

@@ -73,7 +73,7 @@ def test_a_way_that_does_not_fit_is_said_to(tmp_path, monkeypatch):
 
 def test_the_shares_of_an_evaluation_are_those_of_its_parts(tmp_path, capsys):
     command = ["speed", "--shares", "--profile", "mini", "--batch", "2", "--evaluations", "2"]
-    main([*command, "--out", str(tmp_path / "shares")])
+    main([*command, "--out", str(tmp_path / "shares.csv")])
     table = pd.read_csv(tmp_path / "shares.csv")
     assert list(zip(table["encoder"], table["part"], strict=True)) == [
         (encoder, part) for encoder in ("clip", "resnet") for part in ("unet", "vae", "encoder")

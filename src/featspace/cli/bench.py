@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from featspace.cli.options import Device, Out, Targets, app
+from featspace.cli.options import Device, Out, Stem, Targets, app
 
 bench = typer.Typer(
     help="Compare training-free methods on the same features, from the same seeds, at the same budget.",
@@ -98,7 +98,7 @@ def load(
 
 @bench.command()
 def scale(
-    out: Annotated[Path, typer.Option(help="File name without suffix; .csv, .png and .pdf are written.")],
+    out: Stem,
     encoders: Annotated[int, typer.Option(help="How many.", min=1)] = 1000,
     targets: Annotated[int, typer.Option(help="Of each encoder, decoded once.", min=1)] = 50_000,
     seconds: Annotated[float, typer.Option(help="Of a GPU, for an image.")] = 8.2,

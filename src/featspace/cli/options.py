@@ -36,6 +36,18 @@ Layer = Annotated[
     typer.Option("--layer", help="In place of the encoder's own: a module's name, unpooled, or pooled (its feature)."),
 ]
 Out = Annotated[Path, typer.Option("--out", help="What to write; nothing is there before it is complete.")]
+
+
+def _without_suffix(out: Path) -> Path:
+    return out.with_suffix("") if out.suffix in (".csv", ".png", ".pdf") else out
+
+
+Stem = Annotated[
+    Path,
+    typer.Option(
+        "--out", help="File name, with or without suffix; .csv, .png and .pdf are written.", callback=_without_suffix
+    ),
+]
 Targets = Annotated[Path, typer.Option("--targets", help="Folder that `featspace targets` wrote.")]
 Features = Annotated[Path, typer.Option("--features", help="File that `featspace features` wrote.")]
 Decoded = Annotated[Path, typer.Option("--decoded", help="Folder that `featspace decode` wrote.")]

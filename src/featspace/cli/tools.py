@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from featspace.cli.options import Device, Layer, ParamsFile, ProfileName, app, keep_freed_memory, open_profile
+from featspace.cli.options import Device, Layer, ParamsFile, ProfileName, Stem, app, keep_freed_memory, open_profile
 
 
 @app.command()
@@ -131,7 +131,7 @@ def merge(
 
 @app.command()
 def speed(
-    out: Annotated[Path, typer.Option(help="File name without suffix; .csv, .png and .pdf are written.")],
+    out: Stem,
     profile: ProfileName = "paper",
     params: ParamsFile = None,
     batch: Annotated[list[int] | None, typer.Option(help="Images at once; by default 1, 4 and 16.", min=1)] = None,

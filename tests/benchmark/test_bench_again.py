@@ -67,7 +67,8 @@ def test_images_of_other_settings_are_not_gone_on_with(change, whole, bench, tmp
     pd.testing.assert_frame_equal(mixed.drop(columns=TIMES), alone.drop(columns=TIMES))
     before = whole[1].set_index(["method", "weight", "id"])["distance"]
     after = mixed.set_index(["method", "weight", "id"])["distance"]
-    assert (after["mpgd"] - before["mpgd"]).abs().min() > 0
+    if "batch" not in change:  # images of another batch differ by no more than rounding
+        assert (after["mpgd"] - before["mpgd"]).abs().min() > 0
 
 
 def test_images_of_another_prior_are_told_from_these(project):

@@ -53,3 +53,16 @@ def test_gradient_of_preprocessing(fit: str, shape: tuple[int, int]) -> None:
     images = torch.rand(2, 3, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     assert preprocess(images).shape == (2, 3, 5, 7)
     assert torch.autograd.gradcheck(preprocess, images.requires_grad_())
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("side", [5, 40])
+def test_images_that_want_a_gradient_are_scaled_to_the_same(interpolation: str, side: int) -> None:
+    preprocess = Preprocess((side, side), (side, side), "squash", interpolation, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
+    images = torch.rand(2, 3, 11, 17, generator=torch.Generator().manual_seed(0))
+    wanted = images.clone().requires_grad_()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        scaled = preprocess(wanted)
+        scaled.sum().backward()
+    assert not any("aa_backward" in event.key for event in profile.key_averages())  # which no GPU repeats
+    torch.testing.assert_close(scaled, preprocess(images), rtol=0, atol=2e-6)

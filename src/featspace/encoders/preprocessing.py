@@ -79,11 +79,25 @@ class Preprocess(nn.Module):
         height, width = self._scaled_size(*images.shape[-2:])
         # PIL scales the width first, then the height. Bicubic overshoots at edges, where 8-bit images
         # saturate after each of the two passes; without the clamps, PIL's result is missed by up to 34/255.
-        for size in ((images.shape[-2], width), (height, width)):
-            if size != tuple(images.shape[-2:]):
-                images = F.interpolate(images, size, mode=self.interpolation, antialias=True)
+        for axis, side in ((-1, width), (-2, height)):
+            if side != images.shape[axis]:
+                images = self._scale(images, axis, side)
                 images = images.clamp(0, 1) if self.interpolation == "bicubic" else images
         return self._center(images)
+
+    def _scale(self, images: Tensor, axis: int, side: int) -> Tensor:
+        """Images of `side` pixels along `axis`, -1 or -2, the other left as it is.
+
+        Where a gradient is wanted, as a product with the weights: the gradient of PyTorch's own takes several times as
+        long on a CPU, and on a GPU adds up in any order, so that no two runs agree.
+        """
+        if not images.requires_grad:
+            size = (images.shape[-2], side) if axis == -1 else (side, images.shape[-1])
+            return F.interpolate(images, size, mode=self.interpolation, antialias=True)
+        pixels = images.shape[axis]
+        each = torch.eye(pixels, dtype=images.dtype, device=images.device)[None, None]
+        weights = F.interpolate(each, (pixels, side), mode=self.interpolation, antialias=True)[0, 0]
+        return images @ weights if axis == -1 else weights.T @ images
 
     def _scaled_size(self, height: int, width: int) -> tuple[int, int]:
         """Size after scaling, rounded as by torchvision's Resize (square) or timm's ResizeKeepRatio."""

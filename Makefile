@@ -21,9 +21,8 @@ DVC = PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/dvc
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 \t/p' Makefile | expand -t 22
 
-# Sums are rounded by how many threads share them, and guidance amplifies that: two everywhere, as `meta` says.
 repro: $(ENV) ## build the mini profile and a page of it all; say whether it is what is committed
-	OMP_NUM_THREADS=2 $(DVC) repro mini
+	@.venv/bin/featspace repro mini
 	@.venv/bin/featspace report
 	@.venv/bin/featspace reproduced
 

@@ -44,6 +44,22 @@ def verify(
 
 
 @app.command()
+def repro(
+    profile: Annotated[str, typer.Argument(help="A profile of dvc.yaml.")] = "mini",
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", min=1, help="Stages at once; by default by cores and free memory.")
+    ] = None,
+) -> None:
+    """Build a profile as `dvc repro` does, stages that do not wait for one another side by side.
+
+    Each stage takes two threads, on which what it computes depends by rounding; not on how many stages run at once.
+    """
+    from featspace.review.rebuild import run_repro
+
+    run_repro(Path(), profile, jobs, typer.echo)
+
+
+@app.command()
 def reproduced(profile: Profile = "mini") -> None:
     """Say whether a rebuild gave what is committed: the same bytes, or metrics within the spread over seeds.
 

@@ -1,0 +1,149 @@
+"""The stages of a profile by DVC, those side by side that do not wait for one another: `featspace repro`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import torch
+
+from featspace.review.stages import Stage, read_stages
+from featspace.utils.devices import GIB, free_memory
+from featspace.utils.errors import FeatspaceError, UsageError
+
+THREADS = 2
+"""Of each stage, whatever the number of cores: what threads add up is rounded by how many they are."""
+MEMORY = 3 * GIB
+"""What a stage takes, at most."""
+
+
+def run_repro(root: Path, profile: str, jobs: int | None = None, report: Callable[[str], None] = print) -> None:
+    """What `dvc repro <profile>` does, `jobs` stages at once; by default as many as cores and free memory are for.
+
+    Each stage that is to run, and those after it, is left to `dvc repro --single-item` once what it needs is there. As
+    each ends, a line is reported. If one fails, what it printed is, no other begins, and those that run are waited for.
+    Raises UsageError where there is no pipeline or profile, FeatspaceError if a stage fails.
+    """
+    if not (root / "dvc.yaml").is_file():
+        raise UsageError(f"{root / 'dvc.yaml'}: not there; run this in a checkout of featspace")
+    needs = needed(read_stages(root, profile))
+    if not needs:
+        raise UsageError(f"{profile}: no stage of dvc.yaml writes data/{profile}; name another profile")
+    dvc = _Dvc(root, at_once() if jobs is None else jobs, report)
+    said = dvc("status", "--json", "--with-deps", profile)  # before it there may be warnings
+    todo = downstream(json.loads(said[said.index("{") :]), needs)
+    dvc.run({name: others & todo for name, others in needs.items() if name in todo})
+    dvc("repro", profile)
+    report(f"{profile} is up to date")
+
+
+def needed(stages: Iterable[Stage]) -> dict[str, set[str]]:
+    """Of each stage, in their order, those whose outputs it depends on, wholly or in part."""
+    stages = list(stages)
+    return {
+        stage.name: {
+            other.name
+            for other in stages
+            if any(a.is_relative_to(b) or b.is_relative_to(a) for a in stage.deps for b in other.outs)
+        }
+        for stage in stages
+    }
+
+
+def downstream(names: Iterable[str], needs: Mapping[str, set[str]]) -> set[str]:
+    """Those of `names` that `needs` knows, and all that need them; it has each stage after those that it needs."""
+    found = set(names) & needs.keys()
+    for name, others in needs.items():
+        if others & found:
+            found.add(name)
+    return found
+
+
+def at_once() -> int:
+    """How many stages run at once: on two cores two already, as one thread does much of a stage; on a GPU one."""
+    if torch.cuda.is_available():
+        return 1
+    room = free_memory(torch.device("cpu")) // MEMORY
+    return max(1, min(max(2, (os.cpu_count() or 1) // THREADS), room))
+
+
+class _Dvc:
+    """DVC in a checkout, at most `jobs` of its stages at once."""
+
+    def __init__(self, root: Path, jobs: int, report: Callable[[str], None]):
+        self.root, self.jobs, self.report = root, jobs, report
+        # The commands of the stages lie beside the Python that runs this, in a folder that need not be on PATH.
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+        self.environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": str(THREADS)}
+        if jobs * THREADS > (os.cpu_count() or 1):  # who waits for work is to leave the core to others
+            self.environment["OMP_WAIT_POLICY"] = "passive"
+        self.children: set[subprocess.Popen] = set()
+        self.ending = False
+
+    def run(self, needs: dict[str, set[str]]) -> None:
+        """Runs the stages, each after those that it needs."""
+        sorter, running, count = TopologicalSorter(needs), dict[Future[float], str](), 0
+        sorter.prepare()
+        with ThreadPoolExecutor(self.jobs) as pool:
+            try:
+                while sorter.is_active():
+                    running |= {pool.submit(self._timed, name): name for name in sorter.get_ready()}
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        name, seconds, count = running.pop(future), future.result(), count + 1
+                        self.report(f"[{count}/{len(needs)}] {name}: {seconds:.0f} s")
+                        sorter.done(name)
+            except BaseException as error:
+                pool.shutdown(wait=False, cancel_futures=True)
+                if not isinstance(error, FeatspaceError):  # told to end, as by Ctrl-C
+                    self._end()
+                raise
+
+    def _timed(self, name: str) -> float:
+        start = time.monotonic()
+        self("repro", "--single-item", name)
+        return time.monotonic() - start
+
+    def __call__(self, *words: str) -> str:
+        """What a command of DVC prints; where several write what all of them do, they wait for one another.
+
+        Raises FeatspaceError if it fails, after what it printed is reported.
+        """
+        with subprocess.Popen(
+            [sys.executable, "-m", "dvc", "--wait-for-lock", *words],
+            cwd=self.root,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # so that it is told to end by `_end` alone, once
+        ) as child:
+            self.children.add(child)
+            try:
+                if self.ending:
+                    self._end()
+                printed = child.communicate()[0].decode(errors="backslashreplace")
+            except BaseException:
+                self._end()
+                raise
+            finally:
+                self.children.discard(child)
+        if child.returncode and not self.ending:
+            self.report("\n".join(line.rpartition("\r")[2] for line in printed.rstrip().split("\n")))
+            raise FeatspaceError(f"{words[-1]}: failed; what it printed is above")
+        return printed
+
+    def _end(self) -> None:
+        """Ends what runs: a stage cleans up, and leaves what the next run goes on from."""
+        self.ending = True
+        for child in list(self.children):
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGTERM)

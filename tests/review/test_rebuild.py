@@ -60,13 +60,14 @@ def repro(folder: Path, jobs: int = 2) -> list[str]:
 
 def test_what_does_not_wait_for_one_another_runs_side_by_side_and_only_what_changed_runs_again(checkout):
     first = repro(checkout)
-    assert sorted(first[:2])[0].startswith("[1/3] ") and {line[6:] for line in first[:2]} == {"a", "b"}
+    assert first.pop(0) == "3 stages to run or to check, 2 at once; a line as each ends"
+    assert first[0].startswith("[1/3] ") and {line[6:] for line in first[:2]} == {"a", "b"}
     assert first[2:] == ["[3/3] both", "mini is up to date"]
     passive = "passive" if (os.cpu_count() or 1) < 4 else ""
     assert (checkout / "data/mini/both").read_text() == f"2 {passive}\n1"
     assert repro(checkout) == ["mini is up to date"]
     (checkout / "in").write_text("2")
-    assert len(repro(checkout)) == 4
+    assert len(repro(checkout)) == 5
     assert (checkout / "data/mini/both").read_text().endswith("\n2")
     said = subprocess.run([sys.executable, "-m", "dvc", "status"], cwd=checkout, capture_output=True, text=True)
     assert "up to date" in said.stdout
@@ -83,7 +84,7 @@ def test_a_failure_is_shown_ends_the_build_and_leaves_what_was_made(checkout):
     lines: list[str] = []
     with pytest.raises(FeatspaceError, match="^bad: failed; what it printed is above$"):
         run_repro(checkout, "mini", 2, lines.append)
-    assert "what is wrong" in lines[0] and "failed to reproduce 'bad'" in lines[0]
+    assert "what is wrong" in lines[1] and "failed to reproduce 'bad'" in lines[1]
     assert (checkout / "data/mini/good").exists() and not (checkout / "data/mini/after").exists()
     lock = (checkout / "dvc.lock").read_text()
     assert "good:" in lock and "bad:" not in lock

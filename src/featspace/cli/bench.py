@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from featspace.cli.options import Device, Out, Stem, Targets, app
+from featspace.cli.options import Device, Out, Stem, Targets, app, keep_freed_memory
 
 bench = typer.Typer(
     help="Compare training-free methods on the same features, from the same seeds, at the same budget.",
@@ -45,6 +45,7 @@ def run(
 
     loaded = BenchParams.load(params)
     loaded = loaded if device is None else loaded.model_copy(update={"device": device})
+    keep_freed_memory()  # as in decoding
     run_bench(loaded, params.parent / loaded.root, encoder, targets, out, only, weights_of, photos)
 
 

@@ -153,6 +153,7 @@ def speed(
 
     loaded, chosen = open_profile(params, profile, device)
     table = out.with_name(f"{out.name}.csv")
+    keep_freed_memory()  # as in decoding
     if shares:
         parts = run_shares(chosen, table, loaded.root, batch=(batch or [1])[0], evaluations=evaluations)
         for row in parts.itertuples():

@@ -39,8 +39,10 @@ def run_repro(root: Path, profile: str, jobs: int | None = None, report: Callabl
     if not needs:
         raise UsageError(f"{profile}: no stage of dvc.yaml writes data/{profile}; name another profile")
     dvc = _Dvc(root, at_once() if jobs is None else jobs, report)
-    said = dvc("status", "--json", "--with-deps", profile)  # before it there may be warnings
-    todo = downstream(json.loads(said[said.index("{") :]), needs)
+    said = dvc("status", "--json", "--with-deps", profile).splitlines()  # warnings too
+    todo = downstream(json.loads(next(line for line in said if line.startswith("{"))), needs)
+    if todo:
+        report(f"{len(todo)} stages to run or to check, {dvc.jobs} at once; a line as each ends")
     dvc.run({name: others & todo for name, others in needs.items() if name in todo})
     dvc("repro", profile)
     report(f"{profile} is up to date")

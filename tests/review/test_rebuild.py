@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import psutil
 import pytest
 from ruamel.yaml import YAML
 
-from featspace.review.rebuild import at_once, downstream, run_repro
+from featspace.review.rebuild import at_once, cores, downstream, run_repro
 from featspace.utils.errors import FeatspaceError, UsageError
 
 MEET = "import pathlib, sys, time\nown, other = (pathlib.Path(x) for x in sys.argv[1:])\nown.touch()\n"
@@ -63,7 +62,7 @@ def test_what_does_not_wait_for_one_another_runs_side_by_side_and_only_what_chan
     assert first.pop(0) == "3 stages to run or to check, 2 at once; a line as each ends"
     assert first[0].startswith("[1/3] ") and {line[6:] for line in first[:2]} == {"a", "b"}
     assert first[2:] == ["[3/3] both", "mini is up to date"]
-    passive = "passive" if (os.cpu_count() or 1) < 4 else ""
+    passive = "passive" if cores() < 4 else ""
     assert (checkout / "data/mini/both").read_text() == f"2 {passive}\n1"
     assert repro(checkout) == ["mini is up to date"]
     (checkout / "in").write_text("2")
@@ -123,10 +122,19 @@ def test_what_depends_on_a_changed_stage_is_to_run_too():
 @pytest.mark.parametrize(("cores", "gib", "gpu", "jobs"), [(2, 20, False, 2), (16, 64, False, 8), (16, 7, False, 2),
                                                            (2, 1, False, 1), (16, 64, True, 1)])  # fmt: skip
 def test_stages_at_once_are_as_many_as_cores_and_memory_are_for(cores, gib, gpu, jobs, monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    monkeypatch.setattr("featspace.review.rebuild.cores", lambda: cores)
     monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
     monkeypatch.setattr("featspace.review.rebuild.free_memory", lambda _device: gib << 30)
     assert at_once() == jobs
+
+
+@pytest.mark.parametrize(("quota", "count"), [("max 100000", 8), ("250000 100000", 2), ("50000 100000", 1), (None, 8)])
+def test_cores_are_counted_within_the_container_s_quota(quota, count, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _process: set(range(8)), raising=False)
+    monkeypatch.setattr("featspace.review.rebuild.QUOTA", tmp_path / "cpu.max")
+    if quota is not None:
+        (tmp_path / "cpu.max").write_text(f"{quota}\n")
+    assert cores() == count
 
 
 def test_no_pipeline_and_no_such_profile(tmp_path, checkout):

@@ -24,6 +24,8 @@ THREADS = 2
 """Of each stage, whatever the number of cores: what threads add up is rounded by how many they are."""
 MEMORY = 3 * GIB
 """What a stage takes, at most."""
+QUOTA = Path("/sys/fs/cgroup/cpu.max")
+"""Of a container: microseconds of all cores together, or max, in a period of so many."""
 
 
 def run_repro(root: Path, profile: str, jobs: int | None = None, report: Callable[[str], None] = print) -> None:
@@ -75,7 +77,14 @@ def at_once() -> int:
     if torch.cuda.is_available():
         return 1
     room = free_memory(torch.device("cpu")) // MEMORY
-    return max(1, min(max(2, (os.cpu_count() or 1) // THREADS), room))
+    return max(1, min(max(2, cores() // THREADS), room))
+
+
+def cores() -> int:
+    """Processor cores that are for this process to use, within the container's quota."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota, period = QUOTA.read_text().split() if QUOTA.is_file() else ("max", "")
+    return count if quota == "max" else max(1, min(count, int(quota) // int(period)))
 
 
 class _Dvc:
@@ -86,7 +95,7 @@ class _Dvc:
         # The commands of the stages lie beside the Python that runs this, in a folder that need not be on PATH.
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
         self.environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": str(THREADS)}
-        if jobs * THREADS > (os.cpu_count() or 1):  # who waits for work is to leave the core to others
+        if jobs * THREADS > cores():  # who waits for work is to leave the core to others
             self.environment["OMP_WAIT_POLICY"] = "passive"
         self.children: set[subprocess.Popen] = set()
         self.ending = False

@@ -38,7 +38,7 @@ def draw(source: Source, encoder: str) -> Figure:
     heads = ["target\nx", *(f"evaluation\n{evaluation + 1}" for evaluation in kept["evaluation"]), "nearest\nimage"]
     side = (WIDTH - 2 * MARGIN - (len(images) - 1) * GAP) // len(images)
     top = 2 * LINE + DPI // 12
-    plot = top + side + GAP + DPI // 8
+    plot = top + side + GAP + DPI // 6
     figure = Figure(figsize=(WIDTH / DPI, (plot + PLOT + 6 * LINE) / DPI))
     for index, (image, head) in enumerate(zip(images, heads, strict=True)):
         box = Box(MARGIN + index * (side + GAP), top, side)
@@ -53,8 +53,8 @@ def draw(source: Source, encoder: str) -> Figure:
     axes.set_xlim(0, len(trace) + 1)
     for place in (trace["t"].diff() != 0).to_numpy().nonzero()[0]:
         axes.axvline(place + 1, color=GRAY, linewidth=0.4, linestyle=":")
-        label = f" t = {trace['t'].iloc[place]}"
-        axes.text(place + 1, 0.96, label, transform=axes.get_xaxis_transform(), va="top", color=GRAY, fontsize=6.5)
+        label = f"t = {trace['t'].iloc[place]}"
+        axes.text(place + 1, 1, label, transform=axes.get_xaxis_transform(), va="bottom", color=GRAY, fontsize=6.5)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=6.5)
     note = (

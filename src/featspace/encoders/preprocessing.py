@@ -91,7 +91,7 @@ class Preprocess(nn.Module):
         Where a gradient is wanted, as a product with the weights: the gradient of PyTorch's own takes several times as
         long on a CPU, and on a GPU adds up in any order, so that no two runs agree.
         """
-        if not images.requires_grad:
+        if not (images.requires_grad and torch.is_grad_enabled()):
             size = (images.shape[-2], side) if axis == -1 else (side, images.shape[-1])
             return F.interpolate(images, size, mode=self.interpolation, antialias=True)
         pixels = images.shape[axis]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -13,12 +12,15 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from graphlib import TopologicalSorter
 from pathlib import Path
+from urllib.parse import quote
 
+import psutil
 import torch
 
 from featspace.review.stages import Stage, read_stages
 from featspace.utils.devices import GIB, free_memory
 from featspace.utils.errors import FeatspaceError, UsageError
+from featspace.utils.locks import alone
 
 THREADS = 2
 """Of each stage, whatever the number of cores: what threads add up is rounded by how many they are."""
@@ -26,41 +28,49 @@ MEMORY = 3 * GIB
 """What a stage takes, at most."""
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
 """Of a container: microseconds of all cores together, or max, in a period of so many."""
+LOGS = Path(".dvc/tmp/featspace-logs")
+"""In the project: what each stage printed, when it last ran."""
+GRACE = 15.0
+"""Seconds that a DVC that is to end, and has no stage running, is given to save what it has."""
 
 
 def run_repro(root: Path, profile: str, jobs: int | None = None, report: Callable[[str], None] = print) -> None:
     """What `dvc repro <profile>` does, `jobs` stages at once; by default as many as cores and free memory are for.
 
-    Each stage that is to run, and those after it, is left to `dvc repro --single-item` once what it needs is there. As
-    each ends, a line is reported. If one fails, what it printed is, no other begins, and those that run are waited for.
-    Raises UsageError where there is no pipeline or profile, FeatspaceError if a stage fails.
+    Of what the stage `profile` needs, each that is to run, and those after it, is left to `dvc repro --single-item`
+    once what it needs is there. As each ends, a line is reported. If one fails, what it printed is, no other begins,
+    and those that run are waited for. Raises UsageError where there is no pipeline or profile, or another such run,
+    FeatspaceError if DVC or a stage fails.
     """
     if not (root / "dvc.yaml").is_file():
         raise UsageError(f"{root / 'dvc.yaml'}: not there; run this in a checkout of featspace")
-    needs = needed(read_stages(root, profile))
-    if not needs:
-        raise UsageError(f"{profile}: no stage of dvc.yaml writes data/{profile}; name another profile")
     dvc = _Dvc(root, at_once() if jobs is None else jobs, report)
-    said = dvc("status", "--json", "--with-deps", profile).splitlines()  # warnings too
-    todo = downstream(json.loads(next(line for line in said if line.startswith("{"))), needs)
-    if todo:
-        report(f"{len(todo)} stages to run or to check, {dvc.jobs} at once; a line as each ends")
-    dvc.run({name: others & todo for name, others in needs.items() if name in todo})
-    dvc("repro", profile)
+    with alone(root / "data" / profile):
+        said = dvc("status", "--json", "--with-deps", profile).splitlines()  # warnings too
+        changed = json.loads(next(line for line in said if line.startswith("{")))
+        needs = needed(read_stages(root, profile), profile)
+        if not needs:
+            raise UsageError(f"{profile}: no stage of dvc.yaml writes data/{profile}; name another profile")
+        if todo := downstream(changed, needs):
+            report(f"{len(todo)} stages to run or to check, {dvc.jobs} at once; what each prints is in {LOGS}")
+            dvc.run({name: others & todo for name, others in needs.items() if name in todo})
+        dvc("repro", profile)
     report(f"{profile} is up to date")
 
 
-def needed(stages: Iterable[Stage]) -> dict[str, set[str]]:
-    """Of each stage, in their order, those whose outputs it depends on, wholly or in part."""
+def needed(stages: Iterable[Stage], target: str) -> dict[str, set[str]]:
+    """Of the stage `target` and each that it needs, in their order, those whose outputs it depends on in any part."""
     stages = list(stages)
-    return {
-        stage.name: {
-            other.name
-            for other in stages
-            if any(a.is_relative_to(b) or b.is_relative_to(a) for a in stage.deps for b in other.outs)
-        }
-        for stage in stages
-    }
+    found, names = dict[str, set[str]](), {target}
+    for stage in reversed(stages):  # each comes before those that need it
+        if stage.name in names:
+            found[stage.name] = {
+                other.name
+                for other in stages
+                if any(a.is_relative_to(b) or b.is_relative_to(a) for a in stage.deps for b in other.outs)
+            }
+            names |= found[stage.name]
+    return dict(reversed(found.items()))
 
 
 def downstream(names: Iterable[str], needs: Mapping[str, set[str]]) -> set[str]:
@@ -112,24 +122,59 @@ class _Dvc:
                         name, seconds, count = running.pop(future), future.result(), count + 1
                         self.report(f"[{count}/{len(needs)}] {name}: {seconds:.0f} s")
                         sorter.done(name)
-            except BaseException as error:
-                pool.shutdown(wait=False, cancel_futures=True)
-                if not isinstance(error, FeatspaceError):  # told to end, as by Ctrl-C
-                    self._end()
+            except FeatspaceError:
+                self._await(running)
                 raise
+            except BaseException:  # told to end, as by Ctrl-C
+                self._end(running)
+                raise
+
+    def _await(self, running: Mapping[Future[float], str]) -> None:
+        """After a failure: waits for what runs, and says so."""
+        try:
+            left = {future: name for future, name in running.items() if not future.cancel()}
+            for future, name in left.items():
+                if not future.done():
+                    self.report(f"waiting for {name} to end")
+                if (error := future.exception()) is not None and not isinstance(error, FeatspaceError):
+                    raise error
+        except BaseException:
+            self._end(running)
+            raise
+
+    def _end(self, running: Iterable[Future[float]] = ()) -> None:
+        """Ends the stages: they clean up, and leave what the next run goes on from.
+
+        DVC ends when its stage does. It is not told to, but for one that goes on: it may just be writing dvc.lock.
+        """
+        self.ending, told, since = True, set[int](), time.monotonic()
+        for future in running:
+            future.cancel()
+        while alive := [child for child in list(self.children) if child.poll() is None]:
+            late = time.monotonic() - since > GRACE
+            for child in alive:
+                with suppress(psutil.NoSuchProcess):
+                    process = psutil.Process(child.pid)
+                    stages = process.children(recursive=True)
+                    for one in stages or ([process] if late else []):
+                        if one.pid not in told:
+                            told.add(one.pid)
+                            one.terminate()
+            time.sleep(0.05)
 
     def _timed(self, name: str) -> float:
         start = time.monotonic()
-        self("repro", "--single-item", name)
+        log = self.root / LOGS / f"{quote(name, safe='')}.txt"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(self("--wait-for-lock", "repro", "--single-item", name), encoding="utf-8")
         return time.monotonic() - start
 
     def __call__(self, *words: str) -> str:
-        """What a command of DVC prints; where several write what all of them do, they wait for one another.
-
-        Raises FeatspaceError if it fails, after what it printed is reported.
-        """
+        """What a command of DVC prints. Raises FeatspaceError if it fails, after that is reported."""
+        if self.ending:
+            return ""
         with subprocess.Popen(
-            [sys.executable, "-m", "dvc", "--wait-for-lock", *words],
+            [sys.executable, "-m", "dvc", *words],
             cwd=self.root,
             env=self.environment,
             stdin=subprocess.DEVNULL,
@@ -139,22 +184,18 @@ class _Dvc:
         ) as child:
             self.children.add(child)
             try:
-                if self.ending:
-                    self._end()
-                printed = child.communicate()[0].decode(errors="backslashreplace")
+                printed = _as_shown(child.communicate()[0].decode(errors="backslashreplace"))
             except BaseException:
                 self._end()
                 raise
             finally:
                 self.children.discard(child)
         if child.returncode and not self.ending:
-            self.report("\n".join(line.rpartition("\r")[2] for line in printed.rstrip().split("\n")))
-            raise FeatspaceError(f"{words[-1]}: failed; what it printed is above")
+            self.report(printed)
+            raise FeatspaceError(f"dvc {' '.join(words)}: failed; what it printed is above")
         return printed
 
-    def _end(self) -> None:
-        """Ends what runs: a stage cleans up, and leaves what the next run goes on from."""
-        self.ending = True
-        for child in list(self.children):
-            with suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGTERM)
+
+def _as_shown(printed: str) -> str:
+    """The lines as a terminal shows them in the end: of what a carriage return overwrites, the last."""
+    return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in printed.rstrip().split("\n"))

@@ -78,6 +78,13 @@ def test_what_does_not_wait_for_one_another_runs_side_by_side_and_only_what_chan
     assert "up to date" in said.stdout
 
 
+def test_first_run_those_for_which_the_most_others_wait(checkout):
+    chain = {"a": "in", "z": "in", "y": "data/mini/z", "x": "data/mini/y"}
+    parts = {name: stage(name, f"cat {dep} > data/mini/{name}", dep) for name, dep in chain.items()}
+    write(checkout, **parts, mini=sums("data/mini/a", "data/mini/x"))
+    assert [line.rpartition(" ")[2] for line in repro(checkout, jobs=1)[1:-1]] == ["z", "y", "a", "x", "mini"]
+
+
 def failing(folder: Path, good: str) -> None:
     write(
         folder,

@@ -111,13 +111,17 @@ class _Dvc:
         self.ending = False
 
     def run(self, needs: dict[str, set[str]]) -> None:
-        """Runs the stages, each after those that it needs."""
+        """Runs the stages, each after those that it needs; first those for which the most others wait."""
         sorter, running, count = TopologicalSorter(needs), dict[Future[float], str](), 0
         sorter.prepare()
+        ready: list[str] = []
         with ThreadPoolExecutor(self.jobs) as pool:
             try:
                 while sorter.is_active():
-                    running |= {pool.submit(self._timed, name): name for name in sorter.get_ready()}
+                    ready = sorted([*ready, *sorter.get_ready()], key=lambda name: -len(downstream([name], needs)))
+                    while ready and len(running) < self.jobs:
+                        name = ready.pop(0)
+                        running[pool.submit(self._timed, name)] = name
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
                         name, seconds, count = running.pop(future), future.result(), count + 1
                         self.report(f"[{count}/{len(needs)}] {name}: {seconds:.0f} s")

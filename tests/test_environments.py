@@ -118,6 +118,6 @@ def test_the_steps_of_the_image_prepare_a_build(tmp_path: Path) -> None:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(PROJECT / source, place)
     would = run("make -n repro")
-    assert "dvc repro mini" in would and "uv pip install" not in would
+    assert "featspace repro mini" in would and "uv pip install" not in would
     assert (image / ".dvc/config.local").read_text().split() == ["[core]", "no_scm", "=", "true"]
     assert of("CMD") == ['["make", "repro"]']

@@ -25,7 +25,7 @@ from featspace.utils.locks import alone
 THREADS = 2
 """Of each stage, whatever the number of cores: what threads add up is rounded by how many they are."""
 MEMORY = 3 * GIB
-"""What a stage takes, at most."""
+"""What a stage of the profile mini takes, at most."""
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
 """Of a container: microseconds of all cores together, or max, in a period of so many."""
 LOGS = Path(".dvc/tmp/featspace-logs")
@@ -59,18 +59,13 @@ def run_repro(root: Path, profile: str, jobs: int | None = None, report: Callabl
 
 
 def needed(stages: Iterable[Stage], target: str) -> dict[str, set[str]]:
-    """Of the stage `target` and each that it needs, in their order, those whose outputs it depends on in any part."""
-    stages = list(stages)
+    """Of the stage `target` and each that it needs, in their order, which of these it needs itself."""
     found, names = dict[str, set[str]](), {target}
-    for stage in reversed(stages):  # each comes before those that need it
+    for stage in reversed(list(stages)):  # each comes before those that need it
         if stage.name in names:
-            found[stage.name] = {
-                other.name
-                for other in stages
-                if any(a.is_relative_to(b) or b.is_relative_to(a) for a in stage.deps for b in other.outs)
-            }
-            names |= found[stage.name]
-    return dict(reversed(found.items()))
+            found[stage.name] = stage.needs
+            names |= stage.needs
+    return {name: needs & found.keys() for name, needs in reversed(found.items())}
 
 
 def downstream(names: Iterable[str], needs: Mapping[str, set[str]]) -> set[str]:

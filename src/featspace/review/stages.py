@@ -23,6 +23,7 @@ class Stage(NamedTuple):
     commands: list[list[str]]  # in words
     deps: list[Path]  # relative to the checkout, as the next
     outs: list[Path]
+    needs: set[str]  # the stages whose outputs it depends on, by name
 
     @property
     def decodes(self) -> bool:
@@ -53,7 +54,8 @@ def read_stages(root: Path, profile: str) -> list[Stage]:
                     if any(is_of(profile, out) for out in outs):
                         commands = [stage.cmd] if isinstance(stage.cmd, str) else stage.cmd or []
                         words = [shlex.split(command) for command in commands]
-                        found.append(Stage(stage.name, stage.desc or "", words, deps, outs))
+                        before = {other.name for other in needs[stage]}
+                        found.append(Stage(stage.name, stage.desc or "", words, deps, outs, before))
         except (DvcException, ValueError) as error:  # the latter of a path outside, and of a quote that is not closed
             raise UsageError(f"{root / 'dvc.yaml'}: {one_line(error)}; mend it") from error
     return found

@@ -9,10 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from featspace.utils.checkpoints import read_checkpoint
+from featspace.utils.checkpoints import read_checkpoint, write_checkpoint
 from featspace.utils.devices import choose_device
 from featspace.utils.errors import FeatspaceError
-from featspace.utils.files import atomic_file
 from featspace_training.recipe import Recipe
 
 
@@ -50,7 +49,7 @@ class State:
         return float(self.loss) / self.since
 
     def save(self, path: Path, recipe: Recipe) -> None:
-        """Writes the file `path`, which replaces what is there once it is whole."""
+        """Writes the file `path`, as `write_checkpoint` does."""
         saved = {
             "recipe": recipe.identity,
             "stable": recipe.stable,
@@ -59,8 +58,7 @@ class State:
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        with atomic_file(path) as partial, open(partial, "wb") as file:  # opened here, its errors are the system's
-            torch.save(saved, file)
+        write_checkpoint(saved, path)
 
     def resume(self, path: Path, recipe: Recipe) -> None:
         """Takes up what was saved at `path`, if anything was.

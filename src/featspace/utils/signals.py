@@ -6,7 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import FrameType
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 """What schedulers, `kill` and a closed terminal send; Windows has not all of them."""
@@ -28,7 +28,7 @@ def ended_by_signals() -> Iterator[None]:
     cleaning up.
     """
 
-    def end(number: int, _frame: Any) -> None:
+    def end(number: int, _frame: FrameType | None) -> None:
         for each in heeded:
             signal.signal(each, signal.SIG_IGN)
         raise Ended(number)
@@ -43,6 +43,29 @@ def ended_by_signals() -> Iterator[None]:
     finally:
         for each in heeded:
             signal.signal(each, signal.SIG_DFL)
+
+
+@contextmanager
+def signals_wait() -> Iterator[None]:
+    """Within it SIGNALS and Ctrl-C are only noted; what the first of them raises is raised at its end.
+
+    For native code that calls Python: an exception out of such a call may be another's by the time it comes back, or
+    abort the process.
+    """
+    came: list[int] = []
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {each: signal.getsignal(each) for each in (*SIGNALS, signal.SIGINT)}
+    handlers = {each: handler for each, handler in before.items() if callable(handler)}
+    try:
+        for each in handlers:
+            signal.signal(each, lambda number, _frame: came.append(number))
+        yield
+    finally:
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
+        if came:
+            handlers[came[0]](came[0], None)
 
 
 def left_to_parent(_worker: int) -> None:

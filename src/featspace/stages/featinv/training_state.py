@@ -11,9 +11,8 @@ from diffusers.optimization import get_scheduler
 from torch import nn
 
 from featspace.config.featinv import TrainingParams
-from featspace.utils.checkpoints import read_checkpoint
+from featspace.utils.checkpoints import read_checkpoint, write_checkpoint
 from featspace.utils.errors import FeatspaceError
-from featspace.utils.files import atomic_file
 
 SPEED_ONLY = {"photographs", "accumulate", "workers", "validations", "checkpoint_seconds"}
 """Of a recipe: the weights do not depend on it."""
@@ -54,7 +53,7 @@ class TrainingState:
         self.rows.append({"step": self.step, "loss": self.mean_loss, **measured})
 
     def save(self, path: Path) -> None:
-        """Writes the file `path`, which replaces what is there once it is whole."""
+        """Writes the file `path`, as `write_checkpoint` does."""
         saved = {
             "identity": self.identity,
             "progress": (self.step, self.rows, self.loss, self.parts),
@@ -62,8 +61,7 @@ class TrainingState:
             "optimizer": self.optimizer.state_dict(),
             "rate": self.rate.state_dict(),
         }
-        with atomic_file(path) as partial, open(partial, "wb") as file:  # opened here, its errors are the system's
-            torch.save(saved, file)
+        write_checkpoint(saved, path)
 
     def resume(self, path: Path, device: torch.device) -> None:
         """Takes up what was saved at `path`, if anything was.

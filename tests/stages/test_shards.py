@@ -95,6 +95,7 @@ def test_a_shard_is_a_folder_of_its_targets_alone(split) -> None:
 def test_what_cannot_be_merged_is_one_line(split, tmp_path: Path, capsys, spoil, status: int, message: str) -> None:
     folders = [shutil.copytree(folder, tmp_path / folder.name[2:]) for folder in split(2)]
     named = [str(folder) for folder in spoil(*folders)]
+    capsys.readouterr()  # of the fixture
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(SystemExit) as stop:
         main(["merge", *named, "--out", str(tmp_path / "out")])

@@ -35,8 +35,7 @@ def draw(source: Source, part: str) -> Figure:
         raise FeatspaceError(f"{source.tables}/ablation.csv: no setting of the {part}; name one in params.yaml")
     settings, ids = list(dict.fromkeys(table["setting"])), list(dict.fromkeys(table["id"]))[:MOST]
     top, row = DPI // 4, SIDE + GAP
-    first = table.iloc[0]
-    targets, images = table["id"].nunique(), len(table[table["setting"] == first["setting"]])
+    targets, images = table["id"].nunique(), len(table[table["setting"] == settings[0]])
     note = (
         "The paper’s method: the first row is the base, each other says what it changes. Right: the squared distance "
         f"to the target’s feature over that of the base, a dot an image ({images} of {targets} targets), a bar the "

@@ -97,6 +97,16 @@ def test_folders_end_in_a_slash(parsed: Parsed) -> None:
 
 
 @pytest.mark.parametrize("profile", ["mini", "paper"])
+def test_the_sums_are_never_older_than_a_file_that_they_are_of(profile: str, project: Parsed) -> None:
+    """A figure's code may change one figure alone, of which the stage that sums all files need not know."""
+    stage, summed = project.stages[profile], (f"data/{profile}", f"figures/{profile}")
+    deps = [str(dep) for dep in stage.deps]
+    outs = {str(out) for other in project.stages.values() if other is not stage for out in other.outs}
+    unknown = {out for out in outs if out.startswith(summed) and not any(Path(out).is_relative_to(d) for d in deps)}
+    assert stage.always_changed or not unknown, sorted(unknown)
+
+
+@pytest.mark.parametrize("profile", ["mini", "paper"])
 def test_each_network_of_a_profile_has_its_stages(profile: str, project: Parsed) -> None:
     own = Params.load(PROJECT / "params.yaml").profile(profile)
     wanted = dict.fromkeys(("features", "decode", "references", "similarity"), own.encoders.keys())
